@@ -1,0 +1,126 @@
+//! Puts store, server and frontend together and takes them apart again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tidemill_frontend::{Options, serve, serve_metrics};
+use tidemill_server::{Config, Server};
+use tidemill_store::Store;
+use tidemill_store::sqlite::{self, SqliteStore};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::listen::Listen;
+use crate::exit::Failure;
+
+/// What a server is started with.
+pub(crate) struct Setup {
+    pub(crate) listen: Listen,
+    pub(crate) metrics: Option<Listen>,
+    pub(crate) allow_remote: bool,
+    pub(crate) data: Data,
+    pub(crate) config: Config,
+    /// Say on the standard output where the server is.
+    pub(crate) banner: bool,
+}
+
+/// Where everything is kept.
+pub(crate) enum Data {
+    Memory,
+    File(PathBuf),
+}
+
+/// Runs a server until a signal ends it.
+pub(crate) fn run(setup: Setup) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::general(format!("cannot start threads: {error}")))?;
+    let result = runtime.block_on(serve_until_signal(setup));
+    // Nothing that is left over may keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve_until_signal(setup: Setup) -> Result<(), Failure> {
+    // Before the data is touched, so that a second server on the same port stops here.
+    for listen in [Some(&setup.listen), setup.metrics.as_ref()].into_iter().flatten() {
+        listen.check_remote(setup.allow_remote)?;
+    }
+    let listener = setup.listen.bind()?;
+    let metrics_listener = setup.metrics.as_ref().map(Listen::bind).transpose()?;
+    let address = listener.local_addr().map_err(Failure::general)?;
+    let mut stop = Stop::new()?;
+
+    let (store, kept) = open(setup.data)?;
+    let server = Server::start(store, setup.config).await.map_err(Failure::general)?;
+    let (draining, _) = watch::channel(false);
+    let drain = || {
+        let mut draining = draining.subscribe();
+        async move {
+            let _ = draining.wait_for(|draining| *draining).await;
+        }
+    };
+    let grpc = tokio::spawn(serve(listener, server.clone(), Options::default(), drain()));
+    if let Some(listener) = metrics_listener {
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!("metrics on http://{address}/metrics");
+        }
+        tokio::spawn(serve_metrics(listener, server.metrics().clone(), drain()));
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), %kept, "serving on {address}");
+    if setup.banner {
+        println!("Tidemill {}\nServer:  {address}\nData:    {kept}", env!("CARGO_PKG_VERSION"));
+    }
+
+    let name = stop.wait().await;
+    tracing::info!("{name}: draining; a second signal ends at once");
+    let drained = async {
+        let _ = draining.send(true);
+        server.shutdown().await;
+        let _ = grpc.await;
+    };
+    tokio::select! {
+        () = drained => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+        name = stop.wait() => {
+            Err(Failure::general(format!("{name} while draining: ended at once")))
+        }
+    }
+}
+
+/// Opens the store; the text says where it is.
+fn open(data: Data) -> Result<(Arc<dyn Store>, String), Failure> {
+    match data {
+        Data::Memory => Ok((Arc::new(SqliteStore::memory()?), "in memory".to_owned())),
+        Data::File(path) => {
+            let store = SqliteStore::open(&path, sqlite::Options::default())?;
+            Ok((Arc::new(store), path.display().to_string()))
+        }
+    }
+}
+
+/// The signals that end a server.
+struct Stop {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    fn new() -> Result<Self, Failure> {
+        let signal = |kind| signal(kind).map_err(Failure::general);
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn wait(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}

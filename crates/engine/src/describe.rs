@@ -1,0 +1,119 @@
+//! A run as `DescribeWorkflowExecution` and lists show it (contract 7.3).
+
+use std::time::Duration;
+
+use tidemill_proto::api::common::v1::WorkflowType;
+use tidemill_proto::api::enums::v1::{EventType, PendingWorkflowTaskState, TaskQueueKind};
+use tidemill_proto::api::taskqueue::v1::TaskQueue;
+use tidemill_proto::api::workflow::v1::{
+    PendingChildExecutionInfo, PendingWorkflowTaskInfo, RequestIdInfo, WorkflowExecutionConfig,
+    WorkflowExecutionExtendedInfo, WorkflowExecutionInfo,
+};
+use tidemill_proto::api::workflowservice::v1::DescribeWorkflowExecutionResponse;
+
+use crate::activity;
+use crate::run::{BUFFERED_ID, Run};
+use crate::search_attribute::{self, Schema};
+use crate::time::{Time, proto_span};
+
+/// The part of a description that lists show too. Sizes and lengths are as they are now; a list
+/// shows them for closed runs only.
+pub fn info(run: &Run, schema: &dyn Schema) -> WorkflowExecutionInfo {
+    let start = run.start();
+    let core = &run.core;
+    let close_time = Time(core.close_time).get();
+    let duration = close_time.map_or(Duration::ZERO, |at| at.since(Time(core.execution_time)));
+    WorkflowExecutionInfo {
+        execution: Some(run.id.execution()),
+        r#type: start.workflow_type.clone(),
+        start_time: Time(core.start_time).proto_opt(),
+        close_time: close_time.map(Time::proto),
+        status: core.status,
+        history_length: run.last_event_id(),
+        parent_namespace_id: start.parent_workflow_namespace_id.clone(),
+        parent_execution: start.parent_workflow_execution.clone().filter(|p| !p.workflow_id.is_empty()),
+        execution_time: Time(core.execution_time).proto_opt(),
+        memo: run.visible.memo.clone(),
+        search_attributes: search_attribute::typed(run.visible.search_attributes.as_ref(), schema),
+        auto_reset_points: run.visible.reset_points.clone(),
+        task_queue: run.task_queue().to_owned(),
+        state_transition_count: core.transitions,
+        history_size_bytes: core.history_size,
+        execution_duration: close_time.and_then(|_| proto_span(duration)),
+        root_execution: start.root_workflow_execution.clone(),
+        first_run_id: start.first_execution_run_id.clone(),
+        most_recent_worker_version_stamp: core.worker_version.clone(),
+        priority: run.priority(),
+        ..Default::default()
+    }
+}
+
+/// Everything that is to be said of a run.
+pub fn describe(run: &Run, schema: &dyn Schema, now: Time) -> DescribeWorkflowExecutionResponse {
+    let start = run.start();
+    let core = &run.core;
+    DescribeWorkflowExecutionResponse {
+        execution_config: Some(WorkflowExecutionConfig {
+            task_queue: Some(TaskQueue {
+                name: run.task_queue().to_owned(),
+                kind: TaskQueueKind::Normal as i32,
+                ..Default::default()
+            }),
+            workflow_execution_timeout: start.workflow_execution_timeout,
+            workflow_run_timeout: start.workflow_run_timeout,
+            default_workflow_task_timeout: start.workflow_task_timeout,
+            user_metadata: run.started.user_metadata.clone(),
+        }),
+        workflow_execution_info: Some(info(run, schema)),
+        pending_activities: run.activities.values().map(|a| activity::pending_info(run, a, now)).collect(),
+        pending_children: run
+            .children
+            .values()
+            .map(|c| PendingChildExecutionInfo {
+                workflow_id: c.workflow_id.clone(),
+                run_id: c.run_id.clone(),
+                workflow_type_name: c.workflow_type.clone(),
+                initiated_id: c.initiated_id,
+                parent_close_policy: c.parent_close_policy,
+            })
+            .collect(),
+        pending_workflow_task: core.workflow_task.as_ref().map(|t| PendingWorkflowTaskInfo {
+            state: if t.started_id == 0 { PendingWorkflowTaskState::Scheduled } else { PendingWorkflowTaskState::Started }
+                as i32,
+            scheduled_time: Time(t.scheduled_time).proto_opt(),
+            original_scheduled_time: Time(t.original_scheduled_time).proto_opt(),
+            started_time: Time(t.started_time).proto_opt(),
+            attempt: t.attempt,
+        }),
+        workflow_extended_info: Some(extended(run)),
+        ..Default::default()
+    }
+}
+
+fn extended(run: &Run) -> WorkflowExecutionExtendedInfo {
+    let core = &run.core;
+    let created = (
+        core.create_request_id.clone(),
+        RequestIdInfo { event_type: EventType::WorkflowExecutionStarted as i32, event_id: 1, buffered: false },
+    );
+    let attached = run.attached.values().map(|r| {
+        let buffered = r.event_id == BUFFERED_ID;
+        let event_id = if buffered { 0 } else { r.event_id };
+        (r.request_id.clone(), RequestIdInfo { event_type: r.event_type, event_id, buffered })
+    });
+    WorkflowExecutionExtendedInfo {
+        execution_expiration_time: Time(core.execution_expiration).proto_opt(),
+        run_expiration_time: Time(core.run_expiration).proto_opt(),
+        cancel_requested: core.cancel_requested,
+        last_reset_time: Time(core.last_reset_time).proto_opt(),
+        original_start_time: Time(core.start_time).proto_opt(),
+        reset_run_id: core.reset_run_id.clone(),
+        request_id_infos: std::iter::once(created).chain(attached).collect(),
+        ..Default::default()
+    }
+}
+
+/// A workflow type's name as the protocol wraps it.
+pub fn workflow_type(name: &str) -> Option<WorkflowType> {
+    Some(WorkflowType { name: name.to_owned() })
+}

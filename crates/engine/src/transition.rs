@@ -1,0 +1,194 @@
+//! What a step of the engine produces: data for the store, the queues and the callers. Nothing
+//! here is carried out by the engine.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use tidemill_proto::api::failure::v1::Failure;
+use tidemill_proto::api::history::v1::HistoryEvent;
+use tidemill_proto::api::query::v1::WorkflowQueryResult;
+use tidemill_proto::api::update::v1::Outcome as UpdateOutcome;
+
+use crate::Error;
+use crate::model::TaskPlace;
+use crate::run::Run;
+use crate::time::Time;
+
+/// The result of one engine call: transitions to commit together, and the answer to give once
+/// they are durable. The answer may be an error although something was written (a workflow task
+/// that the engine failed, for instance).
+#[derive(Debug)]
+pub struct Outcome<T> {
+    pub transitions: Vec<Transition>,
+    pub reply: Result<T, Error>,
+}
+
+impl<T> Outcome<T> {
+    /// An answer without any change.
+    pub fn unchanged(reply: T) -> Self {
+        Self { transitions: Vec::new(), reply: Ok(reply) }
+    }
+
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Outcome<U> {
+        Outcome { transitions: self.transitions, reply: self.reply.map(f) }
+    }
+}
+
+/// The change of one run.
+#[derive(Clone, Debug)]
+pub struct Transition {
+    /// The run as it is afterwards.
+    pub run: Run,
+    /// The run did not exist before.
+    pub created: bool,
+    /// Copies the history of run number `.0` below event id `.1` first (reset).
+    pub copy_history: Option<(i64, i64)>,
+    pub batches: Vec<Arc<Batch>>,
+    pub rows: Vec<Row>,
+    /// The run's visible face changed: write its row of the executions table.
+    pub visible_changed: bool,
+    /// `Some(t)` replaces the wake-up time in the store.
+    pub due: Option<Option<Time>>,
+    pub tasks_added: Vec<NewTask>,
+    pub tasks_removed: Vec<(TaskKind, TaskPlace)>,
+    pub outbox_added: Vec<OutboxEntry>,
+    pub outbox_removed: Vec<i64>,
+    pub effects: Vec<Effect>,
+}
+
+impl Transition {
+    /// Whether the store has anything to write.
+    pub fn is_durable(&self) -> bool {
+        self.created
+            || self.visible_changed
+            || !self.batches.is_empty()
+            || !self.rows.is_empty()
+            || self.due.is_some()
+            || !self.tasks_added.is_empty()
+            || !self.tasks_removed.is_empty()
+            || !self.outbox_added.is_empty()
+            || !self.outbox_removed.is_empty()
+    }
+}
+
+/// Events that were written together.
+#[derive(Debug, PartialEq)]
+pub struct Batch {
+    pub first_event_id: i64,
+    pub last_event_id: i64,
+    pub events: Vec<HistoryEvent>,
+    /// An encoded `temporal.api.history.v1.History`.
+    pub bytes: Bytes,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    pub kind: u8,
+    pub id: i64,
+    pub value: Option<Bytes>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskKind {
+    Workflow,
+    Activity,
+}
+
+/// A task for a worker, to be offered once its transition is durable.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewTask {
+    pub kind: TaskKind,
+    pub place: TaskPlace,
+    pub scheduled_id: i64,
+    pub stamp: i64,
+    /// On a sticky queue: offer it on `normal_queue` instead when no poller is near.
+    pub sticky: bool,
+    pub normal_queue: String,
+    pub created: Time,
+}
+
+/// Something to tell the world once the transition is durable.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Offer a speculative workflow task: it has no row in the store.
+    Speculative { queue: String, normal_queue: String, sticky: bool, priority: u8, scheduled_id: i64, stamp: i64 },
+    /// A buffered query was answered by the worker.
+    QueryAnswered { id: String, result: WorkflowQueryResult },
+    /// A buffered query is to be dispatched directly instead.
+    QueryReleased { id: String },
+    /// A buffered query cannot be answered.
+    QueryFailed { id: String, error: Error },
+    Update { update_id: String, event: UpdateEvent },
+}
+
+/// What callers that wait for an update learn.
+#[derive(Clone, Debug, PartialEq)]
+pub enum UpdateEvent {
+    Accepted,
+    Completed(UpdateOutcome),
+    Rejected(Failure),
+    /// The caller gets this error (retryable ones are retried by the server itself).
+    Aborted(Error),
+    /// The run closed but goes on in another one: try there.
+    Moved,
+}
+
+/// An effect on another run, kept in the store until it was carried out.
+#[derive(Clone, PartialEq, Message)]
+pub struct OutboxEntry {
+    #[prost(int64, tag = "1")]
+    pub id: i64,
+    #[prost(oneof = "OutboxItem", tags = "2, 3, 4, 5, 6, 7")]
+    pub item: Option<OutboxItem>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum OutboxItem {
+    /// Start the child of this initiated event.
+    #[prost(message, tag = "2")]
+    StartChild(Initiated),
+    /// The parent has recorded the child's start: schedule its first workflow task.
+    #[prost(message, tag = "3")]
+    ReleaseChild(RunAddress),
+    #[prost(message, tag = "4")]
+    CancelExternal(Initiated),
+    #[prost(message, tag = "5")]
+    SignalExternal(Initiated),
+    #[prost(message, tag = "6")]
+    ParentClosed(ParentClosed),
+    /// Tell the parent that this run has closed.
+    #[prost(message, tag = "7")]
+    ChildClosed(RunAddress),
+}
+
+/// An initiated event: its id and the first event id of its batch.
+#[derive(Clone, PartialEq, Message)]
+pub struct Initiated {
+    #[prost(int64, tag = "1")]
+    pub event_id: i64,
+    #[prost(int64, tag = "2")]
+    pub batch_id: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct RunAddress {
+    #[prost(string, tag = "1")]
+    pub namespace_id: String,
+    #[prost(string, tag = "2")]
+    pub workflow_id: String,
+    #[prost(string, tag = "3")]
+    pub run_id: String,
+    /// For `ChildClosed`: the parent's initiated event.
+    #[prost(int64, tag = "4")]
+    pub initiated_id: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ParentClosed {
+    #[prost(message, optional, tag = "1")]
+    pub child: Option<RunAddress>,
+    /// `temporal.api.enums.v1.ParentClosePolicy`.
+    #[prost(int32, tag = "2")]
+    pub policy: i32,
+}

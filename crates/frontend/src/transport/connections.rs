@@ -1,0 +1,140 @@
+//! Accepting connections, and letting go of them when the server drains.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tidemill_proto::workflow_service;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use super::dispatch::Dispatch;
+use crate::backend::Server;
+use crate::handler::Handler;
+use crate::validate::Limits;
+
+/// Requests on one connection at a time. Long polls count, and SDKs put all of a process's
+/// pollers on one connection.
+const STREAMS_MAX: u32 = 100_000;
+/// Bytes of one request's headers.
+const HEADER_BYTES_MAX: u32 = 1024 * 1024;
+/// Bytes that a client may send ahead on one stream and on a connection.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// Requests that a client may reset before they were looked at: workers that stop reset all
+/// their polls at once.
+const PENDING_RESETS_MAX: usize = 10_000;
+/// A connection is asked for a sign of life so often, and closed when none comes in time, so
+/// that polls of a machine that has gone do not take tasks.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// The pause after a failed accept, which means that file descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How the gRPC face behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long requests in progress may take to end once the server drains.
+    pub drain_max: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { drain_max: Duration::from_secs(10) }
+    }
+}
+
+/// Serves gRPC until `drain` is done, then takes no more connections, tells clients to go
+/// elsewhere, and returns when the requests in progress have ended or [`Options::drain_max`] has
+/// passed. Ending long polls early is the server's part: see `Server::shutdown`.
+pub async fn serve(
+    listener: TcpListener,
+    server: Server,
+    options: Options,
+    drain: impl Future<Output = ()> + Send,
+) {
+    let (drain_now, draining) = watch::channel(false);
+    let health = HealthReporter::new();
+    health.set_service_status(workflow_service::SERVICE_NAME, ServingStatus::Serving).await;
+    let metrics = server.metrics().clone();
+    let limits = Limits::from(server.limits());
+    let handler = Handler { server, limits, draining: draining.clone() };
+    let dispatch = Dispatch::new(handler, health.clone(), &metrics);
+    let http = Arc::new(protocol());
+
+    let mut connections = JoinSet::new();
+    let mut drain = std::pin::pin!(drain);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut drain => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let connection =
+                    connection(http.clone(), stream, peer, dispatch.clone(), draining.clone());
+                connections.spawn(connection);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    for service in ["", workflow_service::SERVICE_NAME] {
+        health.set_service_status(service, ServingStatus::NotServing).await;
+    }
+    let _ = drain_now.send(true);
+    let ended = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(options.drain_max, ended).await.is_err() {
+        tracing::warn!(open = connections.len(), "closing connections with requests in progress");
+    }
+}
+
+fn protocol() -> http2::Builder<TokioExecutor> {
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        .auto_date_header(false)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_BYTES_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_pending_accept_reset_streams(PENDING_RESETS_MAX)
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    http
+}
+
+async fn connection(
+    http: Arc<http2::Builder<TokioExecutor>>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    dispatch: Dispatch,
+    mut draining: watch::Receiver<bool>,
+) {
+    // Without it small answers wait for the acknowledgement of those before them.
+    let _ = stream.set_nodelay(true);
+    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), dispatch));
+    let ended = tokio::select! {
+        ended = &mut connection => Some(ended),
+        _ = draining.wait_for(|draining| *draining) => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "connection ended");
+    }
+}

@@ -1,0 +1,34 @@
+//! Temporal's API: its messages, and the server traits and clients of its services.
+//!
+//! Messages come from the `temporalio-protos` crate under the name [`api`]; the services are
+//! generated from the descriptor set that it exports. This crate holds no behaviour.
+
+pub mod client;
+
+pub use temporalio_protos::google;
+pub use temporalio_protos::temporal::api;
+
+/// The well-known protobuf types as the messages of [`api`] use them.
+pub use prost_wkt_types as wkt;
+
+/// The file descriptors of the services and of all messages they can carry, encoded as a
+/// `google.protobuf.FileDescriptorSet`.
+pub const FILE_DESCRIPTOR_SET: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The path and the name of every RPC of the services.
+pub const METHODS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/methods.rs"));
+
+/// The service that workers and clients use.
+pub mod workflow_service {
+    tonic::include_proto!("temporal.api.workflowservice.v1");
+    pub use workflow_service_client::WorkflowServiceClient;
+    pub use workflow_service_server::{SERVICE_NAME, WorkflowService, WorkflowServiceServer};
+}
+
+/// The service that operators use: search attributes, namespaces, clusters, Nexus endpoints.
+pub mod operator_service {
+    tonic::include_proto!("temporal.api.operatorservice.v1");
+    pub use operator_service_client::OperatorServiceClient;
+    pub use operator_service_server::{OperatorService, OperatorServiceServer, SERVICE_NAME};
+}

@@ -1,0 +1,139 @@
+//! Tidemill's server: runs the engine over a store.
+//!
+//! Operations on runs go through shard actors ([`shard`]); commits through the store's committer;
+//! what follows a commit through [`publish`]. Tasks meet workers in [`matching`]. The API is one
+//! method of [`Server`] for each RPC ([`api`]), in the protocol's messages; transport, and what
+//! goes wrong on it, is the frontend's part.
+
+mod api;
+mod commit;
+mod config;
+mod core;
+mod history;
+mod identifiers;
+pub mod matching;
+pub mod metrics;
+pub mod namespaces;
+mod outbox;
+mod publish;
+mod retention;
+pub mod search_attributes;
+mod shard;
+mod timers;
+mod token;
+mod waiters;
+mod workers;
+
+use std::sync::Arc;
+
+use tidemill_engine::{Error, Limits};
+use tidemill_store::{Commit, Committer, Store};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+pub use api::Call;
+pub use config::Config;
+pub use token::TaskToken;
+
+use crate::core::Core;
+use crate::identifiers::Identifiers;
+use crate::matching::Matching;
+use crate::metrics::Metrics;
+use crate::namespaces::Namespaces;
+use crate::shard::Shards;
+use crate::timers::Timers;
+use crate::waiters::Waiters;
+use crate::workers::Workers;
+
+/// A running server. Clones share it.
+#[derive(Clone)]
+pub struct Server {
+    core: Arc<Core>,
+    tasks: Arc<parking_lot::Mutex<Vec<JoinHandle<()>>>>,
+}
+
+impl Server {
+    /// Starts serving a store. What was left undone when it was last closed goes on.
+    pub async fn start(store: Arc<dyn Store>, config: Config) -> Result<Self, Error> {
+        let unavailable = |e: tidemill_store::Error| Error::Unavailable(e.to_string());
+        let (last_run, last_task) = store.high_water().map_err(unavailable)?;
+        let committer = Committer::start(store.clone());
+        let namespaces = Namespaces::open(&*store, committer.clone(), config.namespaces.clone()).await?;
+        let metrics = Arc::new(Metrics::new());
+        metrics.watch_store(store.clone());
+        let matching = Matching::new(matching::Config::default(), store.clone(), || core::now().0);
+        matching.load().await.map_err(unavailable)?;
+        let (shards, mailboxes) = Shards::new(config.shards);
+        let core = Arc::new(Core {
+            config,
+            store,
+            committer,
+            namespaces: Arc::new(namespaces),
+            matching,
+            metrics,
+            ids: Identifiers::after(last_run, last_task),
+            waiters: Waiters::new(),
+            timers: Timers::new(),
+            workers: Workers::default(),
+            shards,
+            runtime: tokio::runtime::Handle::current(),
+        });
+        Shards::start(&core, mailboxes);
+        let tasks = vec![
+            tokio::spawn(timers::wake_due(core.clone())),
+            tokio::spawn(timers::read_ahead(core.clone())),
+            tokio::spawn(outbox::resume(core.clone())),
+            tokio::spawn(retention::run(core.clone())),
+        ];
+        Ok(Self { core, tasks: Arc::new(parking_lot::Mutex::new(tasks)) })
+    }
+
+    pub fn namespaces(&self) -> &Namespaces {
+        &self.core.namespaces
+    }
+
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.core.metrics
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.core.config.limits
+    }
+
+    pub fn matching(&self) -> &Matching {
+        &self.core.matching
+    }
+
+    /// Stops: polls end empty, those who wait are told to come again, and everything that was
+    /// acknowledged is on disk.
+    pub async fn shutdown(&self) {
+        self.core.matching.shutdown();
+        self.core.waiters.close();
+        for task in self.tasks.lock().drain(..) {
+            task.abort();
+        }
+        self.core.barrier().await;
+        self.core.committer.close();
+    }
+
+    /// When the caller's deadline or our own bound ends a wait, whichever is first, with room
+    /// left for the answer to travel.
+    pub(crate) fn wait_until(&self, call: &Call, most: std::time::Duration) -> Instant {
+        let own = Instant::now() + most;
+        call.deadline.map_or(own, |d| own.min(d - self.core.config.deadline_margin.min(d.saturating_duration_since(Instant::now()) / 2)))
+    }
+}
+
+impl Core {
+    /// Waits until everything that was handed to the store before is durable or has failed.
+    pub(crate) async fn barrier(&self) {
+        let (done, wait) = oneshot::channel();
+        // Lanes are the shards'; this one is nobody's, so no failure of another touches it.
+        let lane = usize::MAX;
+        self.committer.submit(lane, 0, Commit::default(), Box::new(move |_| {
+            let _ = done.send(());
+        }));
+        let _ = wait.await;
+    }
+}

@@ -1,0 +1,141 @@
+//! Shards: actors that each own the runs of some workflow ids.
+//!
+//! An operation is a closure that a shard calls with the run it is for. What it returns is
+//! committed; its reply, its tasks and its notices leave when the commit is durable, while the
+//! shard goes on with the next operation at once. If a commit fails, the shard forgets all it has
+//! in memory and reads it again: what was built on the failed commit fails with it, because
+//! commits carry the shard's generation.
+
+mod actor;
+mod cache;
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use tidemill_engine::{Cx, Error, Outcome, Run};
+use tidemill_store::RunIdentity;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::core::Core;
+use crate::namespaces::Namespace;
+pub(crate) use actor::View;
+use actor::{Actor, Message};
+
+/// An operation's answer with the run as it was left.
+pub(crate) struct Done<T> {
+    pub(crate) value: T,
+    pub(crate) view: View,
+}
+
+/// Which run an operation is for.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) namespace: Namespace,
+    pub(crate) workflow_id: Arc<str>,
+    /// The current run when `None`.
+    pub(crate) run_id: Option<[u8; 16]>,
+}
+
+impl Target {
+    /// A target from request fields: an empty run id means the current run.
+    pub(crate) fn new(namespace: &Namespace, workflow_id: &str, run_id: &str) -> Result<Self, Error> {
+        let run_id = match run_id {
+            "" => None,
+            text => Some(
+                tidemill_engine::ids::parse_uuid(text).ok_or_else(|| Error::invalid("Invalid RunId."))?,
+            ),
+        };
+        Ok(Self { namespace: namespace.clone(), workflow_id: workflow_id.into(), run_id })
+    }
+
+    pub(crate) fn of(namespace: &Namespace, owner: &RunIdentity) -> Self {
+        Self { namespace: namespace.clone(), workflow_id: owner.workflow_id.clone(), run_id: Some(owner.run_id) }
+    }
+}
+
+/// The mailboxes of all shards.
+pub(crate) struct Shards {
+    boxes: Vec<mpsc::UnboundedSender<Message>>,
+    hasher: RandomState,
+}
+
+/// The receiving ends, until the actors are started.
+pub(crate) struct Mailboxes(Vec<mpsc::UnboundedReceiver<Message>>);
+
+impl Shards {
+    pub(crate) fn new(count: usize) -> (Self, Mailboxes) {
+        let (boxes, receivers) = (0..count.max(1)).map(|_| mpsc::unbounded_channel()).unzip();
+        (Self { boxes, hasher: RandomState::new() }, Mailboxes(receivers))
+    }
+
+    /// Starts the actors.
+    pub(crate) fn start(core: &Arc<Core>, mailboxes: Mailboxes) {
+        let count = mailboxes.0.len();
+        for (lane, mailbox) in mailboxes.0.into_iter().enumerate() {
+            let actor = Actor::new(core.clone(), lane, core.config.cached_runs.div_ceil(count));
+            core.runtime.spawn(actor.run(mailbox));
+        }
+    }
+
+    fn lane(&self, namespace: &[u8; 16], workflow_id: &str) -> usize {
+        self.hasher.hash_one((namespace, workflow_id)) as usize % self.boxes.len()
+    }
+
+    pub(crate) fn send(&self, lane: usize, message: Message) {
+        // A shard that has stopped answers nobody: callers see their reply dropped.
+        let _ = self.boxes[lane].send(message);
+    }
+
+    /// Looks at a run because its time has come.
+    pub(crate) fn wake(&self, run: RunIdentity) {
+        let lane = self.lane(&run.namespace, &run.workflow_id);
+        self.send(lane, Message::Wake(run));
+    }
+
+    /// Runs an operation on a run.
+    pub(crate) async fn on_run<T: Send + 'static>(
+        &self,
+        target: Target,
+        operation: impl FnOnce(&Run, &Cx<'_>) -> Result<Outcome<T>, Error> + Send + 'static,
+    ) -> Result<Done<T>, Error> {
+        let lane = self.lane(&target.namespace.id, &target.workflow_id);
+        let (reply, receive) = oneshot::channel();
+        let job = Box::new(move |actor: &mut Actor| actor.on_run(&target, operation, reply));
+        self.send(lane, Message::Job(job));
+        receive.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Runs an operation on a workflow id, which may have no run yet. It gets the current run; the
+    /// transitions may create others of the same workflow id.
+    pub(crate) async fn on_workflow<T: Send + 'static>(
+        &self,
+        namespace: &Namespace,
+        workflow_id: &str,
+        operation: impl FnOnce(Option<&Run>, &Cx<'_>) -> Result<Outcome<T>, Error> + Send + 'static,
+    ) -> Result<Done<T>, Error> {
+        let target = Target { namespace: namespace.clone(), workflow_id: workflow_id.into(), run_id: None };
+        let lane = self.lane(&namespace.id, workflow_id);
+        let (reply, receive) = oneshot::channel();
+        let job = Box::new(move |actor: &mut Actor| actor.on_workflow(&target, operation, reply));
+        self.send(lane, Message::Job(job));
+        receive.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// A run as it is (durably) now.
+    pub(crate) async fn read(&self, target: Target) -> Result<View, Error> {
+        Ok(self.on_run(target, |_, _| Ok(Outcome::unchanged(()))).await?.view)
+    }
+
+    /// Deletes a closed run and all its records.
+    pub(crate) async fn delete(&self, namespace: &Namespace, run: RunIdentity) -> Result<(), Error> {
+        let lane = self.lane(&namespace.id, &run.workflow_id);
+        let (reply, receive) = oneshot::channel();
+        let job = Box::new(move |actor: &mut Actor| actor.delete(&run, reply));
+        self.send(lane, Message::Job(job));
+        receive.await.unwrap_or_else(|_| Err(stopping()))
+    }
+}
+
+pub(crate) fn stopping() -> Error {
+    Error::Unavailable("the server is stopping".into())
+}

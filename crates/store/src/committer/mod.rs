@@ -1,0 +1,296 @@
+//! Group commit: the only door for writes.
+//!
+//! ```text
+//! submit --queue--> writer thread: one transaction for all that waits --finished--> callback thread
+//! ```
+//!
+//! While one transaction is forced to disk, the next one gathers in the queue: the busier the store,
+//! the more commits share a flush, and an idle store commits at once. No delay is added to gather more.
+//!
+//! Callers build on commits that are not durable yet. So when one fails, everything that its lane
+//! submitted after it, under the same generation, fails too: it was computed from a state that never
+//! came to be. The lane's owner reloads what is stored and goes on under a larger generation.
+
+mod lanes;
+mod stats;
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use self::lanes::FailedLanes;
+pub use self::stats::{CommitStats, Histogram};
+use crate::{Commit, Error, Store};
+
+/// A submission's place in the order: larger than that of all before it.
+pub type Ticket = u64;
+
+/// What became of a commit. It may be shared with commits that failed because of this one.
+pub type Outcome = Result<(), Arc<Error>>;
+
+/// Called once, when the commit is durable or will never be.
+pub type OnDone = Box<dyn FnOnce(Outcome) + Send>;
+
+/// How much goes into one transaction. Enough that a flush is cheap per commit, little enough that
+/// the first commit of a batch does not wait long for the last.
+const BATCH_COMMITS_MAX: usize = 512;
+const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// Writes commits in the order of their submission, many in one transaction.
+///
+/// Dropping it writes what was submitted, runs the callbacks and joins the threads.
+pub struct Committer {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Shared {
+    store: Arc<dyn Store>,
+    queue: Mutex<Queue>,
+    submitted: Condvar,
+    durable: AtomicU64,
+    stats: stats::Counters,
+}
+
+struct Queue {
+    waiting: VecDeque<Submission>,
+    last: Ticket,
+    /// The writer sleeps and has to be woken.
+    asleep: bool,
+    closed: bool,
+}
+
+struct Submission {
+    ticket: Ticket,
+    lane: usize,
+    generation: u64,
+    commit: Commit,
+    on_done: OnDone,
+}
+
+/// A batch whose outcome is known; `outcomes` is empty when all went well.
+struct Finished {
+    batch: Vec<Submission>,
+    outcomes: Vec<Outcome>,
+}
+
+impl Committer {
+    /// Starts the threads.
+    ///
+    /// # Panics
+    /// When the system refuses a thread.
+    pub fn start(store: Arc<dyn Store>) -> Self {
+        let shared = Arc::new(Shared {
+            store,
+            queue: Mutex::new(Queue { waiting: VecDeque::with_capacity(BATCH_COMMITS_MAX), last: 0, asleep: false, closed: false }),
+            submitted: Condvar::new(),
+            durable: AtomicU64::new(0),
+            stats: stats::Counters::default(),
+        });
+        let (finished, to_call) = mpsc::channel();
+        let writer = shared.clone();
+        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.into()).spawn(body).expect("the system has no thread for the committer")
+        };
+        let threads = vec![
+            spawn("tidemill-commit", Box::new(move || write(&writer, &finished))),
+            spawn("tidemill-committed", Box::new(move || call_back(&to_call))),
+        ];
+        Committer { shared, threads: Mutex::new(threads) }
+    }
+
+    /// Puts a commit in the order and returns at once. `on_done` runs on the committer's callback
+    /// thread, after those of all earlier submissions; it must not block.
+    ///
+    /// `lane` says who built the commit (a shard), `generation` on which reload of its state. After
+    /// a failure, the lane's submissions fail with the same error until the generation is larger.
+    /// Lanes are indexes: keep them small.
+    ///
+    /// After [`close`](Self::close) the commit fails at once, on the caller's thread.
+    pub fn submit(&self, lane: usize, generation: u64, commit: Commit, on_done: OnDone) -> Ticket {
+        let mut queue = self.shared.queue.lock();
+        queue.last += 1;
+        let ticket = queue.last;
+        if queue.closed {
+            drop(queue);
+            on_done(Err(Arc::new(Error::Io("the store is closing".into()))));
+            return ticket;
+        }
+        queue.waiting.push_back(Submission { ticket, lane, generation, commit, on_done });
+        let wake = std::mem::take(&mut queue.asleep);
+        drop(queue);
+        if wake {
+            self.shared.submitted.notify_one();
+        }
+        ticket
+    }
+
+    /// The last ticket whose outcome is known; all before it are known too. A callback sees at least
+    /// its own ticket here.
+    pub fn durable(&self) -> Ticket {
+        self.shared.durable.load(Ordering::Acquire)
+    }
+
+    /// What was done since the start.
+    pub fn stats(&self) -> CommitStats {
+        let waiting = self.shared.queue.lock().waiting.len() as u64;
+        self.shared.stats.snapshot(waiting, self.shared.store.fsyncs())
+    }
+
+    /// Writes what was submitted, runs the callbacks, and joins the threads. Later submissions
+    /// fail. Calling it from a callback does not wait for the threads.
+    pub fn close(&self) {
+        let mut queue = self.shared.queue.lock();
+        queue.closed = true;
+        drop(queue);
+        self.shared.submitted.notify_one();
+        let mut threads = self.threads.lock();
+        let this = std::thread::current().id();
+        if threads.iter().any(|thread| thread.thread().id() == this) {
+            return;
+        }
+        for thread in threads.drain(..) {
+            // Panics inside are caught, and were reported when they happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// The writer thread: until closed, one batch after the other.
+fn write(shared: &Shared, finished: &mpsc::Sender<Finished>) {
+    let mut failed = FailedLanes::default();
+    let mut backlog = VecDeque::with_capacity(BATCH_COMMITS_MAX);
+    while refill(shared, &mut backlog) {
+        let batch = next_batch(&mut backlog);
+        let outcomes = settle(shared, &mut failed, &batch);
+        if let Some(last) = batch.last() {
+            shared.durable.store(last.ticket, Ordering::Release);
+        }
+        // The other thread ends only after this one.
+        let _ = finished.send(Finished { batch, outcomes });
+    }
+}
+
+/// Waits until there is something to write; false at the end.
+fn refill(shared: &Shared, backlog: &mut VecDeque<Submission>) -> bool {
+    let mut queue = shared.queue.lock();
+    while backlog.is_empty() && queue.waiting.is_empty() {
+        if queue.closed {
+            return false;
+        }
+        queue.asleep = true;
+        shared.submitted.wait(&mut queue);
+        queue.asleep = false;
+    }
+    if backlog.is_empty() {
+        std::mem::swap(backlog, &mut queue.waiting);
+    } else if backlog.len() < BATCH_COMMITS_MAX {
+        backlog.append(&mut queue.waiting);
+    }
+    true
+}
+
+/// Takes from the front what one transaction should hold, at least one submission.
+fn next_batch(backlog: &mut VecDeque<Submission>) -> Vec<Submission> {
+    let mut bytes = 0;
+    let mut count = 0;
+    for submission in backlog.iter().take(BATCH_COMMITS_MAX) {
+        bytes += size(&submission.commit);
+        if bytes > BATCH_BYTES_MAX && count > 0 {
+            break;
+        }
+        count += 1;
+    }
+    backlog.drain(..count).collect()
+}
+
+/// About how many bytes a commit brings to the log; small rows count as some fixed number.
+fn size(commit: &Commit) -> usize {
+    const ROW: usize = 64;
+    let runs: usize = commit
+        .runs
+        .iter()
+        .map(|run| {
+            let history: usize = run.history.iter().map(|batch| ROW + batch.bytes.len()).sum();
+            let state: usize = run.state.iter().map(|row| ROW + row.value.as_ref().map_or(0, |value| value.len())).sum();
+            let outbox: usize = run.outbox_added.iter().map(|row| ROW + row.value.len()).sum();
+            let execution = run.execution.as_ref().map_or(0, |execution| 8 * ROW + execution.info.len());
+            let tasks = ROW * (run.tasks_added.len() + run.tasks_removed.len() + run.outbox_removed.len());
+            // A copied history is read from the store; its size is not known here.
+            ROW + history + state + outbox + execution + tasks
+        })
+        .sum();
+    // A deleted run's pages are all written once more.
+    runs + commit.deletes.len() * 64 * ROW + commit.namespaces.len() * ROW
+}
+
+/// Writes a batch and says what became of each submission; empty when all went well.
+fn settle(shared: &Shared, failed: &mut FailedLanes, batch: &[Submission]) -> Vec<Outcome> {
+    let mut commits = Vec::with_capacity(batch.len());
+    let mut lost = 0;
+    for submission in batch {
+        match failed.error(submission.lane, submission.generation) {
+            Some(_) => lost += 1,
+            None if submission.commit.is_empty() => {}
+            None => commits.push(&submission.commit),
+        }
+    }
+    let batch_error = if commits.is_empty() { None } else { apply(shared, &commits).err() };
+    if batch_error.is_none() && lost == 0 {
+        shared.stats.settled(batch.len(), 0);
+        return Vec::new();
+    }
+    let alone = commits.len() == 1;
+    let mut batch_error = batch_error.map(Arc::new);
+    let retry = batch_error.is_some();
+    let mut outcomes = Vec::with_capacity(batch.len());
+    for submission in batch {
+        let outcome = match failed.error(submission.lane, submission.generation) {
+            Some(error) => Err(error.clone()),
+            None if submission.commit.is_empty() || !retry => Ok(()),
+            // It was alone in the transaction that failed: this is its own error.
+            None if alone => Err(batch_error.take().expect("one commit takes it once")),
+            None => apply(shared, &[&submission.commit]).map_err(Arc::new),
+        };
+        if let Err(error) = &outcome {
+            failed.fail(submission.lane, submission.generation, error);
+        }
+        outcomes.push(outcome);
+    }
+    shared.stats.settled(batch.len(), outcomes.iter().filter(|outcome| outcome.is_err()).count());
+    outcomes
+}
+
+/// One transaction. A panic of the store is that transaction's error: it must not end the thread
+/// that everybody waits for.
+fn apply(shared: &Shared, commits: &[&Commit]) -> Result<(), Error> {
+    let started = Instant::now();
+    let applied = catch_unwind(AssertUnwindSafe(|| shared.store.apply(commits))).unwrap_or_else(|_| Err(Error::Io("the store panicked; see its message above".into())));
+    shared.stats.applied(commits.len(), started.elapsed(), applied.is_ok());
+    applied
+}
+
+/// The callback thread: runs callbacks, and frees what was committed, while the next transaction is
+/// written.
+fn call_back(finished: &mpsc::Receiver<Finished>) {
+    for Finished { batch, outcomes } in finished {
+        let mut outcomes = outcomes.into_iter();
+        for submission in batch {
+            let outcome = outcomes.next().unwrap_or(Ok(()));
+            // A caller's panic is reported by the panic hook and must not keep others waiting.
+            let _ = catch_unwind(AssertUnwindSafe(|| (submission.on_done)(outcome)));
+        }
+    }
+}

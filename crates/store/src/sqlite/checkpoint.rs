@@ -1,0 +1,191 @@
+//! When the write-ahead log goes into the data file, and how often data is forced to disk.
+//!
+//! SQLite's own automatic checkpoint runs inside a commit, which then waits for a thousand pages
+//! to be copied and flushed: a stall of every caller, each few hundred commits. Here a thread of
+//! its own copies while commits go on. It cannot catch up with a log that grows under it, and a log
+//! restarts from its beginning only when all of it was copied; so after the thread's pass the
+//! writer copies the little that came meanwhile, between two transactions. The data file was
+//! flushed by the thread before that, which leaves the writer two short flushes.
+//!
+//! A log of [`PASS_FRAMES`] pages instead of SQLite's 1000 also lets a page that many commits touch
+//! be copied once for all of them.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use rusqlite::Connection;
+use rusqlite::wal::CheckpointMode;
+
+use super::open;
+use crate::Error;
+
+/// A pass begins when this many pages were logged since the last one: 16 MiB, which a restart after
+/// a crash reads back in a fraction of a second.
+const PASS_FRAMES: i64 = 4096;
+
+/// A log that long (256 MiB) was kept from restarting by readers at every attempt: now the writer waits
+/// for them, for as long as [`RESTART_WAIT`].
+const RESTART_FRAMES: i64 = 16 * PASS_FRAMES;
+const RESTART_WAIT: Duration = Duration::from_secs(1);
+
+/// What the writer and the thread both know.
+#[derive(Default)]
+struct Shared {
+    /// Pages in the log after a transaction that wrote, until the writer has looked; 0 then.
+    logged: AtomicI64,
+    /// How many of them are in the data file.
+    copied: AtomicI64,
+    /// The thread is at work, or about to be.
+    passing: AtomicBool,
+    /// The thread's pass is over; the rest is the writer's.
+    passed: AtomicBool,
+    fsyncs: AtomicU64,
+    orders: Mutex<Orders>,
+    ordered: Condvar,
+}
+
+#[derive(Default)]
+struct Orders {
+    pass: bool,
+    stop: bool,
+}
+
+impl Shared {
+    /// Accounts for a checkpoint that reached page `copied` of a log of `frames` pages: SQLite flushes
+    /// the log before it copies, and the data file when it copied all.
+    fn checkpointed(&self, (frames, copied): (i32, i32)) {
+        let copied = i64::from(copied);
+        if copied > self.copied.swap(copied, Ordering::Relaxed) {
+            self.fsyncs.fetch_add(if i64::from(frames) == copied { 2 } else { 1 }, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Reads the flush count without the writer's lock.
+#[derive(Clone)]
+pub(super) struct Fsyncs(Arc<Shared>);
+
+impl Fsyncs {
+    pub(super) fn get(&self) -> u64 {
+        self.0.fsyncs.load(Ordering::Relaxed)
+    }
+}
+
+/// The writer's side.
+pub(super) struct Checkpointer {
+    shared: Arc<Shared>,
+    /// Every commit flushes the log.
+    synchronous: bool,
+    /// Pages in the log after the commit before the last one.
+    frames_before: i64,
+    /// Pages that were in the log when the last pass began.
+    passed_at: i64,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Checkpointer {
+    /// Takes over the log of `writer`, which may hold what a crash left.
+    pub(super) fn start(path: &Path, data: Arc<File>, writer: &mut Connection, synchronous: bool) -> Result<Self, Error> {
+        let shared = Arc::new(Shared::default());
+        // From an empty log on, the flush count is known exactly.
+        let (_, copied) = writer.wal_checkpoint_v2(None::<&str>, CheckpointMode::TRUNCATE)?;
+        if copied > 0 {
+            shared.fsyncs.fetch_add(2, Ordering::Relaxed);
+        }
+        let gauge = shared.clone();
+        writer.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, frames: i32| {
+            gauge.logged.store(i64::from(frames), Ordering::Relaxed);
+            Ok(())
+        }))?;
+        let conn = open::checkpoint_connection(path)?;
+        let orders = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("tidemill-checkpoint".into())
+            .spawn(move || run(&orders, &conn, &data))
+            .map_err(|fault| Error::Io(format!("cannot start the checkpoint thread: {fault}")))?;
+        Ok(Checkpointer { shared, synchronous, frames_before: i64::MAX, passed_at: 0, thread: Some(thread) })
+    }
+
+    pub(super) fn fsyncs(&self) -> Fsyncs {
+        Fsyncs(self.shared.clone())
+    }
+
+    /// To be called after each transaction.
+    pub(super) fn committed(&mut self, writer: &Connection) {
+        let shared = &self.shared;
+        let frames = shared.logged.swap(0, Ordering::Relaxed);
+        if frames == 0 {
+            return;
+        }
+        let restarted = frames <= self.frames_before;
+        self.frames_before = frames;
+        if restarted {
+            self.passed_at = 0;
+            shared.copied.store(0, Ordering::Relaxed);
+        }
+        // A commit flushes the log once; a log that begins again flushes its new header too.
+        shared.fsyncs.fetch_add(u64::from(self.synchronous) + u64::from(restarted), Ordering::Relaxed);
+
+        if shared.passed.swap(false, Ordering::Acquire) {
+            self.finish(writer, frames);
+        } else if frames - self.passed_at >= PASS_FRAMES && !shared.passing.swap(true, Ordering::Relaxed) {
+            self.passed_at = frames;
+            shared.orders.lock().pass = true;
+            shared.ordered.notify_one();
+        }
+    }
+
+    /// Copies what the thread left. Failure costs nothing but a longer log: what is committed is in it.
+    fn finish(&self, writer: &Connection, frames: i64) {
+        let wait = frames >= RESTART_FRAMES && writer.busy_timeout(RESTART_WAIT).is_ok();
+        let mode = if wait { CheckpointMode::RESTART } else { CheckpointMode::PASSIVE };
+        if let Ok(progress) = writer.wal_checkpoint_v2(None::<&str>, mode) {
+            self.shared.checkpointed(progress);
+        }
+        if wait {
+            // Setting a timeout that was accepted before cannot fail.
+            let _ = writer.busy_timeout(open::BUSY_TIMEOUT);
+        }
+        self.shared.passing.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Checkpointer {
+    fn drop(&mut self) {
+        self.shared.orders.lock().stop = true;
+        self.shared.ordered.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was reported when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread: one pass for each order.
+fn run(shared: &Shared, conn: &Connection, data: &File) {
+    loop {
+        {
+            let mut orders = shared.orders.lock();
+            while !orders.pass && !orders.stop {
+                shared.ordered.wait(&mut orders);
+            }
+            if orders.stop {
+                return;
+            }
+            orders.pass = false;
+        }
+        if let Ok(progress) = conn.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
+            shared.checkpointed(progress);
+            // SQLite leaves the flush to whoever copies the last page, and that is the writer.
+            if progress.0 != progress.1 && data.sync_data().is_ok() {
+                shared.fsyncs.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        shared.passed.store(true, Ordering::Release);
+    }
+}

@@ -1,0 +1,224 @@
+//! The store in one SQLite file, or in memory.
+//!
+//! One connection writes; others read beside it (write-ahead log). A store in memory has a single
+//! connection, which reads and writes take turns with.
+
+mod checkpoint;
+mod execution;
+mod fault;
+mod open;
+mod read;
+mod readers;
+mod schema;
+mod write;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use self::checkpoint::{Checkpointer, Fsyncs};
+use self::readers::Readers;
+use crate::{
+    Commit, Error, ExecutionCount, ExecutionPage, HistoryBatch, NamespaceId, NamespaceWrite, Nanos, OutboxRow, QueueName, RunId, RunIdentity, RunNo, Store,
+    StoredRun, StoredTask, visibility,
+};
+
+/// How much a power failure may take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing that was committed: each transaction is forced to disk.
+    #[default]
+    Full,
+    /// The last moments before it, never the file's consistency. Not for production: what was
+    /// acknowledged may be gone. A crash of the process alone loses nothing.
+    Relaxed,
+}
+
+/// How to open a data file.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    pub durability: Durability,
+}
+
+/// A store in one SQLite file, or in memory.
+// Fields are dropped in this order: readers first, so that the writer's connection is the last one
+// and leaves the data file without a log; the lock when nothing is open any more.
+pub struct SqliteStore {
+    readers: Option<Readers>,
+    writer: Mutex<Writer>,
+    fsyncs: Option<Fsyncs>,
+    file: Option<OpenFile>,
+}
+
+struct OpenFile {
+    path: PathBuf,
+    /// See `open::Opened::data`.
+    _data: Arc<File>,
+    _lock: File,
+}
+
+struct Writer {
+    checkpointer: Option<Checkpointer>,
+    conn: Connection,
+    known: write::Known,
+}
+
+impl SqliteStore {
+    /// Opens the data file, creates it if need be, and brings an older format to this one. The file
+    /// is locked against other processes until the store is dropped.
+    ///
+    /// A file that is not ours or that a newer version wrote is refused and stays as it is.
+    pub fn open(path: &Path, options: Options) -> Result<Self, Error> {
+        let open::Opened { mut writer, path, data, lock } = open::open(path, &options)?;
+        let data = Arc::new(data);
+        let checkpointer = Checkpointer::start(&path, data.clone(), &mut writer, options.durability == Durability::Full)?;
+        write::forget_empty_queues(&writer)?;
+        Ok(SqliteStore {
+            readers: Some(Readers::new(path.clone())),
+            fsyncs: Some(checkpointer.fsyncs()),
+            writer: Mutex::new(Writer { checkpointer: Some(checkpointer), conn: writer, known: write::Known::default() }),
+            file: Some(OpenFile { path, _data: data, _lock: lock }),
+        })
+    }
+
+    /// A store that lives and dies with this value.
+    pub fn memory() -> Result<Self, Error> {
+        let mut conn = Connection::open_in_memory()?;
+        schema::migrate(&mut conn)?;
+        conn.set_prepared_statement_cache_capacity(128);
+        Ok(SqliteStore { readers: None, writer: Mutex::new(Writer { checkpointer: None, conn, known: write::Known::default() }), fsyncs: None, file: None })
+    }
+
+    /// The data file's absolute path; `None` for a store in memory.
+    pub fn path(&self) -> Option<&Path> {
+        self.file.as_ref().map(|file| &*file.path)
+    }
+
+    /// Lets the data file grow to this many pages and no further, as a full disk would; `None` lifts
+    /// the limit. For tests.
+    #[doc(hidden)]
+    pub fn limit_pages(&self, pages: Option<u32>) -> Result<(), Error> {
+        let writer = self.writer.lock();
+        writer.conn.query_row(&format!("PRAGMA max_page_count = {}", pages.unwrap_or(u32::MAX - 1)), [], |_| Ok(()))?;
+        Ok(())
+    }
+
+    /// Reads in one read transaction.
+    fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T, Error>) -> Result<T, Error> {
+        match &self.readers {
+            Some(readers) => readers.with(|conn| {
+                // Ends when it is dropped; there is nothing to commit.
+                let _snapshot = conn.unchecked_transaction()?;
+                read(conn)
+            }),
+            None => read(&self.writer.lock().conn),
+        }
+    }
+}
+
+impl Writer {
+    fn apply(&mut self, commits: &[&Commit]) -> Result<(), Error> {
+        let applied = self.transact(commits);
+        if applied.is_err() {
+            self.known = write::Known::default();
+        } else if let Some(checkpointer) = &mut self.checkpointer {
+            checkpointer.committed(&self.conn);
+        }
+        applied
+    }
+
+    fn transact(&mut self, commits: &[&Commit]) -> Result<(), Error> {
+        // Rolled back when it is dropped before its commit, a panic included.
+        let transaction = Transaction::new_unchecked(&self.conn, TransactionBehavior::Immediate)?;
+        write::apply(&transaction, &mut self.known, commits)?;
+        transaction.commit()?;
+        Ok(())
+    }
+}
+
+impl Store for SqliteStore {
+    fn apply(&self, commits: &[&Commit]) -> Result<(), Error> {
+        if commits.iter().all(|commit| commit.is_empty()) {
+            return Ok(());
+        }
+        self.writer.lock().apply(commits)
+    }
+
+    fn high_water(&self) -> Result<(RunNo, i64), Error> {
+        self.read(read::high_water)
+    }
+
+    fn current_run(&self, namespace: &NamespaceId, workflow_id: &str) -> Result<Option<RunIdentity>, Error> {
+        self.read(|conn| read::current_run(conn, namespace, workflow_id))
+    }
+
+    fn find_run(&self, namespace: &NamespaceId, workflow_id: &str, run_id: &RunId) -> Result<Option<RunIdentity>, Error> {
+        self.read(|conn| read::find_run(conn, namespace, workflow_id, run_id))
+    }
+
+    fn load_run(&self, run: RunNo) -> Result<Option<StoredRun>, Error> {
+        self.read(|conn| read::load_run(conn, run))
+    }
+
+    fn read_history(&self, run: RunNo, from_event_id: i64, to_event_id: i64, limit: usize, reverse: bool) -> Result<Vec<HistoryBatch>, Error> {
+        self.read(|conn| read::read_history(conn, run, from_event_id, to_event_id, limit, reverse))
+    }
+
+    fn due_runs(&self, after: (Nanos, RunNo), until: Nanos, limit: usize) -> Result<Vec<(Nanos, RunIdentity)>, Error> {
+        self.read(|conn| read::due_runs(conn, after, until, limit))
+    }
+
+    fn queues_with_tasks(&self) -> Result<Vec<QueueName>, Error> {
+        self.read(read::queues_with_tasks)
+    }
+
+    fn read_tasks(&self, queue: &QueueName, from: (u8, i64), limit: usize) -> Result<Vec<StoredTask>, Error> {
+        self.read(|conn| read::read_tasks(conn, queue, from, limit))
+    }
+
+    fn count_tasks(&self, queue: &QueueName) -> Result<(i64, Option<Nanos>), Error> {
+        self.read(|conn| read::count_tasks(conn, queue))
+    }
+
+    fn read_outbox(&self, after: (RunNo, i64), limit: usize) -> Result<Vec<(RunIdentity, OutboxRow)>, Error> {
+        self.read(|conn| read::read_outbox(conn, after, limit))
+    }
+
+    fn expired_runs(&self, now: Nanos, limit: usize) -> Result<Vec<RunIdentity>, Error> {
+        self.read(|conn| read::expired_runs(conn, now, limit))
+    }
+
+    fn runs_of_namespace(&self, namespace: &NamespaceId, after: RunNo, limit: usize) -> Result<Vec<RunIdentity>, Error> {
+        self.read(|conn| read::runs_of_namespace(conn, namespace, after, limit))
+    }
+
+    fn namespaces(&self) -> Result<Vec<NamespaceWrite>, Error> {
+        self.read(read::namespaces)
+    }
+
+    fn list(&self, schema: &visibility::Schema, namespace: &NamespaceId, filter: &str, page_size: usize, page: Option<&[u8]>) -> Result<ExecutionPage, Error> {
+        self.read(|conn| {
+            // Number 0 is no namespace: the filter of an unknown one is still checked.
+            let number = read::namespace(conn, namespace)?.unwrap_or(0);
+            visibility::list(conn, schema, number, filter, page_size, page)
+        })
+    }
+
+    fn count(&self, schema: &visibility::Schema, namespace: &NamespaceId, filter: &str) -> Result<ExecutionCount, Error> {
+        self.read(|conn| {
+            let number = read::namespace(conn, namespace)?.unwrap_or(0);
+            visibility::count(conn, schema, number, filter)
+        })
+    }
+
+    /// Derived from what SQLite does, which a test compares with the system calls of a process: one
+    /// flush of the log per transaction (none with [`Durability::Relaxed`]), one of its header each
+    /// time it begins again, and for a checkpoint one of the log and one of the data file. What
+    /// opening and closing the file flushes is not counted.
+    fn fsyncs(&self) -> u64 {
+        self.fsyncs.as_ref().map_or(0, Fsyncs::get)
+    }
+}

@@ -1,0 +1,105 @@
+"""The two processes that get killed: the engine and the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+START_LIMIT_S = 60
+
+
+def binary() -> Path:
+    """The engine's binary. A missing one is an error: a skipped test proves nothing."""
+    path = Path(os.environ.get("TIDEMILL_BIN") or REPOSITORY / "target/release/tidemill")
+    if not path.is_file():
+        raise FileNotFoundError(f"no engine binary at {path}; run `make build` or set TIDEMILL_BIN")
+    return path
+
+
+def free_port() -> int:
+    """A port on which nobody listened a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclass
+class Process:
+    """A command that is started, killed and started again, with its output in one log."""
+
+    command: list[str]
+    log: Path
+    kills: int = 0
+    _running: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self._running = subprocess.Popen(
+                self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
+
+    def kill(self) -> None:
+        """SIGKILL: no handler runs, nothing is flushed."""
+        assert self._running is not None, "not started"
+        self.check_alive()
+        self._running.send_signal(signal.SIGKILL)
+        self._running.wait()
+        self.kills += 1
+
+    def check_alive(self) -> None:
+        """A process that ended by itself is a finding, not something to start again in silence."""
+        assert self._running is not None, "not started"
+        if (status := self._running.poll()) is not None:
+            raise RuntimeError(
+                f"{self.command[0]} ended by itself with status {status}\n{self.tail()}"
+            )
+
+    def end(self) -> None:
+        if self._running is not None and self._running.poll() is None:
+            self._running.kill()
+            self._running.wait()
+
+    def tail(self) -> str:
+        return f"end of {self.log}:\n{self.log.read_text(errors='replace')[-3000:]}"
+
+
+class Engine(Process):
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        data_file = folder / "engine.db"
+        command = [str(binary()), "engine", "--listen", self.address, "--data-file", str(data_file)]
+        super().__init__(command, folder / "engine.log")
+
+    async def ready(self) -> None:
+        """Returns once the engine accepts connections."""
+        deadline = time.monotonic() + START_LIMIT_S
+        while True:
+            self.check_alive()
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"the engine did not come up\n{self.tail()}") from None
+                await asyncio.sleep(0.02)
+            else:
+                writer.close()
+                return
+
+
+class WorkerProcess(Process):
+    def __init__(self, folder: Path, address: str) -> None:
+        self.ledger = folder / "ledger.jsonl"
+        self.ledger.touch()
+        script = Path(__file__).with_name("worker.py")
+        super().__init__(
+            [sys.executable, str(script), address, str(self.ledger)], folder / "worker.log"
+        )
