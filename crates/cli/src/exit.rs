@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tidemill_store as store;
 
 /// The codes, for `--help`.
-pub const HELP: &str = "\
+pub(crate) const HELP: &str = "\
 Exit codes:
   0  success
   1  failure
@@ -17,7 +17,7 @@ Exit codes:
 
 /// Why the binary ends without success: what happened, where, and what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub(crate) enum Failure {
     #[error("{0}")]
     General(String),
     #[error("{0}")]
@@ -37,16 +37,16 @@ pub enum Failure {
 
 impl Failure {
     /// A failure without a code of its own.
-    pub fn general(what: impl std::fmt::Display) -> Self {
+    pub(crate) fn general(what: impl std::fmt::Display) -> Self {
         Self::General(what.to_string())
     }
 
-    pub fn usage(what: impl std::fmt::Display) -> Self {
+    pub(crate) fn usage(what: impl std::fmt::Display) -> Self {
         Self::Usage(what.to_string())
     }
 
     /// The process's exit code.
-    pub fn code(&self) -> u8 {
+    pub(crate) fn code(&self) -> u8 {
         match self {
             Failure::General(_) => 1,
             Failure::Usage(_) => 2,

@@ -7,14 +7,14 @@ use crate::exit::Failure;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     #[default]
     Text,
     Json,
 }
 
 /// Starts logging. `level` is a level, or directives such as `info,tidemill_server=debug`.
-pub fn start(format: Format, level: &str) -> Result<(), Failure> {
+pub(crate) fn start(format: Format, level: &str) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(level)
         .map_err(|error| Failure::usage(format!("--log-level {level}: {error}")))?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

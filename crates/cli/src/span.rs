@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Reads a span; several parts add up.
-pub fn parse(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a span of time such as 90s, 15m, 72h, 3d or 1h30m");
     let mut rest = text;
     let mut total = Duration::ZERO;

@@ -32,7 +32,6 @@ pub fn decide(current: Option<&Run>, request_id: &str, reuse: Reuse, conflict: C
         return Ok(Decision::Attached);
     }
     let (reuse, conflict) = match reuse {
-        #[expect(deprecated, reason = "clients still send it")]
         Reuse::TerminateIfRunning => (Reuse::AllowDuplicate, Conflict::TerminateExisting),
         other => (other, conflict),
     };

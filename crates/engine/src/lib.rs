@@ -5,6 +5,8 @@
 //! here, no clock, no randomness and no hash-map order; carrying things out is the server's work.
 //! Behaviour is Temporal's, as its SDKs observe it.
 
+#![expect(deprecated, reason = "clients still send and read fields that the protocol has deprecated")]
+
 pub mod activity;
 mod buffer;
 pub mod cancel;
@@ -15,6 +17,8 @@ pub mod continuation;
 pub mod cron;
 pub mod error;
 pub mod external;
+#[cfg(test)]
+mod fixture;
 pub mod complete;
 pub mod deadline;
 pub mod describe;

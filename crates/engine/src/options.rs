@@ -1,7 +1,7 @@
 //! Changes to an open run's options, and callbacks or request ids attached to it
 //! (contract sections 4.4 and 5.10).
 
-use tidemill_proto::api::common::v1::{Callback, Link, Priority};
+use tidemill_proto::api::common::v1::{Callback, Link};
 use tidemill_proto::api::enums::v1::EventType;
 use tidemill_proto::api::history::v1::{HistoryEvent, WorkflowExecutionOptionsUpdatedEventAttributes};
 use tidemill_proto::api::workflow::v1::WorkflowExecutionOptions;
@@ -77,7 +77,22 @@ pub fn update(
     if !run.is_open() {
         return Err(Error::already_completed());
     }
-    let mut priority = run.priority();
+    let mut tx = Tx::new(run, cx);
+    let effective = change(&mut tx, paths, options, identity)?;
+    if effective.priority == run.priority() {
+        return Ok(Outcome::unchanged(effective));
+    }
+    Ok(tx.finish(effective))
+}
+
+/// As [`update`], as part of a transition.
+pub(crate) fn change(
+    tx: &mut Tx<'_>,
+    paths: &[String],
+    options: &WorkflowExecutionOptions,
+    identity: &str,
+) -> Result<WorkflowExecutionOptions, Error> {
+    let mut priority = tx.run.priority();
     for path in paths {
         match path.split('.').collect::<Vec<_>>().as_slice() {
             ["priority"] => priority = options.priority.clone(),
@@ -98,15 +113,14 @@ pub fn update(
         }
     }
     let effective = WorkflowExecutionOptions { priority: priority.clone(), ..Default::default() };
-    if priority == run.priority() {
-        return Ok(Outcome::unchanged(effective));
+    if priority == tx.run.priority() {
+        return Ok(effective);
     }
-    let mut tx = Tx::new(run, cx);
-    tx.run.core.priority_override = Some(priority.clone().unwrap_or(Priority::default()));
+    tx.run.core.priority_override = Some(priority.clone().unwrap_or_default());
     tx.push(WorkflowExecutionOptionsUpdatedEventAttributes {
         priority,
         identity: identity.to_owned(),
         ..Default::default()
     });
-    Ok(tx.finish(effective))
+    Ok(effective)
 }

@@ -3,36 +3,55 @@
 use tidemill_proto::api::workflow::v1::ResetPointInfo;
 
 use crate::complete::Completion;
+use crate::model::Visible;
+use crate::time::Time;
 use crate::tx::Tx;
 
 /// Notes a build that has not completed a task of this chain of runs before.
 pub(crate) fn add(tx: &mut Tx<'_>, completion: &Completion, completed_id: i64) {
-    let build_id = completion.worker_version.as_ref().map_or("", |v| &v.build_id).to_owned();
-    let checksum = completion.binary_checksum.clone();
-    if build_id.is_empty() && checksum.is_empty() {
-        return;
+    let build_id = completion.worker_version.as_ref().map_or("", |v| &v.build_id);
+    let point = point(build_id, &completion.binary_checksum, &tx.run.id.run_id, completed_id, tx.now());
+    if is_new(&tx.run.visible, &point) {
+        let most = tx.limits().reset_points;
+        tx.change_hidden(|v| note(v, point, most));
     }
-    let known = tx.run.visible.reset_points.as_ref().is_some_and(|points| {
-        points.points.iter().any(|p| p.build_id == build_id && p.binary_checksum == checksum)
-    });
-    if known {
-        return;
-    }
-    let point = ResetPointInfo {
-        build_id,
-        binary_checksum: checksum,
-        run_id: tx.run.id.run_id.to_string(),
+}
+
+/// The point at which a build completed a task.
+pub(crate) fn point(
+    build_id: &str,
+    checksum: &str,
+    run_id: &str,
+    completed_id: i64,
+    at: Time,
+) -> ResetPointInfo {
+    ResetPointInfo {
+        build_id: build_id.to_owned(),
+        binary_checksum: checksum.to_owned(),
+        run_id: run_id.to_owned(),
         first_workflow_task_completed_id: completed_id,
-        create_time: Some(tx.now().proto()),
+        create_time: Some(at.proto()),
         resettable: true,
         ..Default::default()
+    }
+}
+
+fn is_new(visible: &Visible, point: &ResetPointInfo) -> bool {
+    let named = !(point.build_id.is_empty() && point.binary_checksum.is_empty());
+    let same = |p: &ResetPointInfo| {
+        p.build_id == point.build_id && p.binary_checksum == point.binary_checksum
     };
-    let most = tx.limits().reset_points;
-    tx.change_hidden(|v| {
-        let points = &mut v.reset_points.get_or_insert_default().points;
-        points.push(point);
-        if points.len() > most {
-            points.remove(0);
-        }
-    });
+    named && !visible.reset_points.as_ref().is_some_and(|points| points.points.iter().any(same))
+}
+
+/// Adds a point if its build is new; the oldest one makes room.
+pub(crate) fn note(visible: &mut Visible, point: ResetPointInfo, most: usize) {
+    if !is_new(visible, &point) {
+        return;
+    }
+    let points = &mut visible.reset_points.get_or_insert_default().points;
+    points.push(point);
+    if points.len() > most {
+        points.remove(0);
+    }
 }

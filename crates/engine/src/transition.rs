@@ -188,7 +188,6 @@ pub struct RunAddress {
 pub struct ParentClosed {
     #[prost(message, optional, tag = "1")]
     pub child: Option<RunAddress>,
-    /// `temporal.api.enums.v1.ParentClosePolicy`.
-    #[prost(int32, tag = "2")]
+    #[prost(enumeration = "tidemill_proto::api::enums::v1::ParentClosePolicy", tag = "2")]
     pub policy: i32,
 }

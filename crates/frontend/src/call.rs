@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 
-use crate::backend::Call;
+use tidemill_server::Call;
 
 const TIMEOUT: &str = "grpc-timeout";
 const CLIENT_NAME: &str = "client-name";

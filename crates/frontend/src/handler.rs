@@ -4,9 +4,10 @@
 use tidemill_engine::Error;
 use tidemill_proto::api::enums::v1::NamespaceState;
 use tidemill_server::namespaces::Namespace;
+use tidemill_server::{Server, TaskToken};
 use tokio::sync::watch;
 
-use crate::backend::{Server, TaskToken};
+
 use crate::validate::Limits;
 
 /// The state of the gRPC face; its RPCs are in [`crate::rpc`], a file per family.

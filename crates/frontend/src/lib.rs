@@ -4,7 +4,6 @@
 //! checks what was sent ([`validate`]) and calls the server; `error` turns what comes back into a
 //! status. This crate and `tidemill-proto` are the only ones that know tonic.
 
-mod backend;
 mod call;
 mod error;
 mod handler;
@@ -14,6 +13,5 @@ mod services;
 mod transport;
 pub mod validate;
 
-pub use backend::{Call, Server, TaskToken};
 pub use rpc::system::TEMPORAL_VERSION;
 pub use transport::{Options, serve, serve_metrics};

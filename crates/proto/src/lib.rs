@@ -20,6 +20,7 @@ pub const FILE_DESCRIPTOR_SET: &[u8] =
 pub const METHODS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 
 /// The service that workers and clients use.
+#[expect(clippy::doc_lazy_continuation, reason = "generated")]
 pub mod workflow_service {
     tonic::include_proto!("temporal.api.workflowservice.v1");
     pub use workflow_service_client::WorkflowServiceClient;

@@ -19,7 +19,7 @@ use crate::workers::Workers;
 pub(crate) struct Core {
     pub(crate) config: Config,
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) committer: Committer,
+    pub(crate) committer: Arc<Committer>,
     pub(crate) namespaces: Arc<Namespaces>,
     pub(crate) matching: Matching,
     pub(crate) metrics: Arc<Metrics>,

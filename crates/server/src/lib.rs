@@ -5,6 +5,8 @@
 //! method of [`Server`] for each RPC ([`api`]), in the protocol's messages; transport, and what
 //! goes wrong on it, is the frontend's part.
 
+#![expect(deprecated, reason = "clients still send and read fields that the protocol has deprecated")]
+
 mod api;
 mod commit;
 mod config;
@@ -58,7 +60,7 @@ impl Server {
     pub async fn start(store: Arc<dyn Store>, config: Config) -> Result<Self, Error> {
         let unavailable = |e: tidemill_store::Error| Error::Unavailable(e.to_string());
         let (last_run, last_task) = store.high_water().map_err(unavailable)?;
-        let committer = Committer::start(store.clone());
+        let committer = Arc::new(Committer::start(store.clone()));
         let namespaces = Namespaces::open(&*store, committer.clone(), config.namespaces.clone()).await?;
         let metrics = Arc::new(Metrics::new());
         metrics.watch_store(store.clone());

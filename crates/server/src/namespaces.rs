@@ -129,7 +129,7 @@ pub struct Namespaces {
     /// Held from reading a record to its being durable. The number is the committer's
     /// generation: a failed commit ends one.
     writer: tokio::sync::Mutex<u64>,
-    committer: Committer,
+    committer: Arc<Committer>,
 }
 
 /// The committer's lane for namespaces: no shard's, so that their failures do not meet.
@@ -160,7 +160,7 @@ impl Namespaces {
     /// missing. Those that exist keep their settings.
     pub async fn open(
         store: &dyn Store,
-        committer: Committer,
+        committer: Arc<Committer>,
         wanted: Vec<Registration>,
     ) -> Result<Self, Error> {
         let stored = store.namespaces().map_err(|e| Error::Unavailable(e.to_string()))?;

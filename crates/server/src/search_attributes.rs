@@ -177,7 +177,8 @@ mod tests {
         use AttributeType as T;
         use AttributeValue as V;
         let list = |items: &[&str]| V::KeywordList(items.iter().map(|s| s.to_string()).collect());
-        let rows: Vec<(T, &str, Result<Option<V>, ()>)> = vec![
+        type Row = (T, &'static str, Result<Option<V>, ()>);
+        let rows: Vec<Row> = vec![
             (T::Keyword, r#""a""#, Ok(Some(V::Keyword("a".into())))),
             (T::Keyword, r#"["a"]"#, Ok(Some(V::Keyword("a".into())))),
             (T::Keyword, r#"["a","b"]"#, Ok(Some(list(&["a", "b"])))),

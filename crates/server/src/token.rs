@@ -13,11 +13,11 @@ use crate::shard::Target;
 #[derive(Clone, PartialEq, Message)]
 pub struct TaskToken {
     #[prost(bytes = "vec", tag = "1")]
-    namespace: Vec<u8>,
+    pub(crate) namespace: Vec<u8>,
     #[prost(string, tag = "2")]
     pub(crate) workflow_id: String,
     #[prost(bytes = "vec", tag = "3")]
-    run: Vec<u8>,
+    pub(crate) run: Vec<u8>,
     #[prost(int64, tag = "4")]
     pub(crate) scheduled_id: i64,
     /// Workflow tasks only.
@@ -29,9 +29,9 @@ pub struct TaskToken {
     pub(crate) started_time: i64,
     /// Query tasks only: the query's id, 16 bytes.
     #[prost(bytes = "vec", tag = "8")]
-    query: Vec<u8>,
+    pub(crate) query: Vec<u8>,
     #[prost(enumeration = "TokenKind", tag = "9")]
-    kind: i32,
+    pub(crate) kind: i32,
     /// Activities only.
     #[prost(string, tag = "10")]
     pub(crate) activity_id: String,

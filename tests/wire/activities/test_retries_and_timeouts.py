@@ -96,7 +96,7 @@ async def test_schedule_to_start(wire: Wire) -> None:
 
 async def test_schedule_to_close(wire: Wire) -> None:
     run = await wire.start()
-    await wire.step(activity("a", wire.task_queue, close=0, schedule_to_close_timeout=seconds(0.5)))
+    await wire.step(activity("a", wire.task_queue, close=0, schedule_to_close_timeout=seconds(2)))
     await wire.poll_activity()
     event = await timed_out(run)
     info = event.failure.timeout_failure_info
@@ -125,7 +125,7 @@ async def test_heartbeat_timeout_hands_the_details_on(wire: Wire) -> None:
         activity(
             "a",
             wire.task_queue,
-            heartbeat_timeout=seconds(0.7),
+            heartbeat_timeout=seconds(2),
             retry_policy=retry(2, first=0.01),
         )
     )

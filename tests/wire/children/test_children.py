@@ -90,7 +90,7 @@ async def test_family_ties_are_recorded(wire: Wire) -> None:
 
 @pytest.mark.parametrize("how", ["Completed", "Failed", "Canceled", "Terminated", "TimedOut"])
 async def test_parent_hears_how_the_child_ended(wire: Wire, how: str) -> None:
-    limit = {"workflow_run_timeout": seconds(1)} if how == "TimedOut" else {}
+    limit = {"workflow_run_timeout": seconds(2)} if how == "TimedOut" else {}
     parent, born, queue = await parent_and_child(wire, **limit)
     task = await queue.poll()
     if how == "Terminated":

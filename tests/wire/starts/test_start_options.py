@@ -71,7 +71,7 @@ async def test_workflow_task_timeout_is_capped(wire: Wire) -> None:
 
 
 async def test_run_timeout_ends_the_run(wire: Wire) -> None:
-    run = await wire.start(workflow_run_timeout=seconds(1))
+    run = await wire.start(workflow_run_timeout=seconds(2))
     await wire.step()
     assert type_of(await run.closed()) == "WorkflowExecutionTimedOut"
     assert await run.status() == "TIMED_OUT"

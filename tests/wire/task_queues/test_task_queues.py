@@ -1,4 +1,7 @@
-"""Task queues: order, priority, statistics, pollers (B1, B7, B9)."""
+"""Task queues: order, priority, statistics, pollers (B1, B7, B9).
+
+Order holds within one partition of a queue; a server that has several needs to be set to one.
+"""
 
 from __future__ import annotations
 

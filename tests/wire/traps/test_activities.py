@@ -54,7 +54,7 @@ async def test_trap_03_timeout_that_cannot_be_retried_is_schedule_to_close(wire:
     total = seconds(20)
     await wire.step(
         activity(
-            "a", wire.task_queue, close=1, schedule_to_close_timeout=total, retry_policy=policy
+            "a", wire.task_queue, close=2, schedule_to_close_timeout=total, retry_policy=policy
         )
     )
     await wire.fail_activity(await wire.poll_activity(), application_failure("first"))

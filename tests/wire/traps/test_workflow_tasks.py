@@ -58,10 +58,10 @@ async def test_trap_07_close_command_with_a_buffered_signal_is_unhandled(wire: W
 
 async def test_trap_08_canceled_timer_takes_its_buffered_fire_along(wire: Wire) -> None:
     run = await wire.start()
-    await wire.step(timer("t", 0.5), force_new=True)
+    await wire.step(timer("t", 1.5), force_new=True)
     task = await wire.poll()
     witness = await wire.start()  # Its later timer says that the first one has fired.
-    await wire.step(timer("later", 1.5))
+    await wire.step(timer("later", 2))
     await witness.reaches("TimerFired")
 
     await wire.complete(task, cancel_timer("t"), complete())

@@ -12,7 +12,7 @@ use crate::exit::Failure;
 use crate::{logging, span};
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Address to serve gRPC on.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7233")]
     listen: String,
@@ -39,7 +39,7 @@ pub struct Arguments {
 }
 
 /// Runs the engine until it is told to stop.
-pub fn run(arguments: Arguments) -> Result<(), Failure> {
+pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     logging::start(arguments.log_format, &arguments.log_level)?;
     if arguments.retention < RETENTION_MIN {
         return Err(Failure::usage("--retention must be at least 1h"));

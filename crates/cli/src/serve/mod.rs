@@ -1,7 +1,7 @@
 //! Running a server: what is listened on, what is kept where, and how it ends.
 
 mod dynamic_config;
-pub mod engine;
+pub(crate) mod engine;
 mod listen;
 mod run;
-pub mod start_dev;
+pub(crate) mod start_dev;

@@ -17,7 +17,7 @@ use crate::logging;
 const RETENTION: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Port to serve gRPC on.
     #[arg(long, short, default_value_t = 7233)]
     port: u16,
@@ -75,7 +75,7 @@ pub struct Arguments {
 }
 
 /// Runs the server until it is told to stop.
-pub fn run(arguments: Arguments) -> Result<(), Failure> {
+pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     let format = match arguments.log_format.as_str() {
         "json" => logging::Format::Json,
         _ => logging::Format::Text,

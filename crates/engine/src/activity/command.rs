@@ -119,7 +119,7 @@ fn scheduled_event(
 }
 
 /// The record of an activity's first attempt, without its ids and its task.
-fn record(tx: &Tx<'_>, event: &ActivityTaskScheduledEventAttributes) -> Activity {
+pub(crate) fn record(tx: &Tx<'_>, event: &ActivityTaskScheduledEventAttributes) -> Activity {
     Activity {
         activity_id: event.activity_id.clone(),
         activity_type: event

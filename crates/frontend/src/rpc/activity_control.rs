@@ -8,7 +8,7 @@ use tidemill_proto::api::workflowservice::v1::{
     UpdateActivityOptionsResponse,
 };
 
-use crate::backend::Call;
+use tidemill_server::Call;
 use crate::handler::Handler;
 use crate::validate;
 

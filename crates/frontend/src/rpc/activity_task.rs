@@ -6,7 +6,7 @@ use tidemill_proto::api::failure::v1::Failure;
 use tidemill_proto::api::failure::v1::failure::FailureInfo;
 use tidemill_proto::api::workflowservice::v1::*;
 
-use crate::backend::Call;
+use tidemill_server::Call;
 use crate::handler::Handler;
 use crate::oversize;
 use crate::validate::{self, Limits};

@@ -12,7 +12,7 @@ use tidemill_proto::api::workflowservice::v1::{
     UpdateWorkflowExecutionOptionsResponse,
 };
 
-use crate::backend::Call;
+use tidemill_server::Call;
 use crate::handler::Handler;
 use crate::rpc::start::no_time_skipping;
 use crate::validate;

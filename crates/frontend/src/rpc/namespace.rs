@@ -19,7 +19,7 @@ use tidemill_proto::api::workflowservice::v1::{
 use tidemill_proto::wkt;
 use tidemill_server::namespaces::{BadBinary, Details, Registration, Update};
 
-use crate::backend::Call;
+use tidemill_server::Call;
 use crate::handler::Handler;
 use crate::rpc::system::CLUSTER;
 use crate::validate::Limits;

@@ -10,7 +10,7 @@ use tidemill_proto::api::workflowservice::v1::{
 };
 use tokio::time::{Instant, sleep_until};
 
-use crate::backend::Call;
+use tidemill_server::Call;
 use crate::handler::Handler;
 use crate::validate;
 

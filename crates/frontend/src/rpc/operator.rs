@@ -5,7 +5,7 @@ use tidemill_engine::Error;
 use tidemill_proto::api::operatorservice::v1::*;
 use tidemill_server::search_attributes::to_proto;
 
-use crate::backend::Call;
+use tidemill_server::Call;
 use crate::handler::Handler;
 use crate::rpc::search_attributes::system;
 use crate::rpc::system::{CLUSTER, INITIAL_FAILOVER_VERSION};
@@ -49,7 +49,8 @@ pub(crate) async fn list_search_attributes(
     })
 }
 
-/// The name is free at once; the runs are deleted in the background.
+/// The name is free at once. The server deletes the runs of namespaces that are marked so, and
+/// their records after them.
 pub(crate) async fn delete_namespace(
     handler: &Handler,
     request: DeleteNamespaceRequest,
@@ -67,7 +68,6 @@ pub(crate) async fn delete_namespace(
         (true, false) => namespaces.by_id_text(&request.namespace_id)?.name.clone(),
     };
     let deleted = namespaces.delete(&name).await?;
-    handler.server.delete_runs_of(&deleted).await?;
     Ok(DeleteNamespaceResponse { deleted_namespace: deleted.name.clone() })
 }
 

@@ -4,7 +4,7 @@ use tidemill_engine::Error;
 use tidemill_proto::api::enums::v1::QueryRejectCondition;
 use tidemill_proto::api::workflowservice::v1::{QueryWorkflowRequest, QueryWorkflowResponse};
 
-use crate::backend::Call;
+use tidemill_server::Call;
 use crate::handler::Handler;
 
 pub(crate) async fn query_workflow(

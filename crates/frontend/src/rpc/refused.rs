@@ -4,7 +4,7 @@
 use tidemill_engine::Error;
 use tidemill_proto::api::workflowservice::v1::*;
 
-use crate::backend::Call;
+use tidemill_server::Call;
 use crate::handler::Handler;
 
 fn version_sets() -> Error {

@@ -9,7 +9,7 @@ use tidemill_proto::api::workflowservice::v1::{
 use tidemill_server::search_attributes::to_proto;
 use tidemill_store::visibility::Schema;
 
-use crate::backend::Call;
+use tidemill_server::Call;
 use crate::handler::Handler;
 
 pub(crate) async fn get_search_attributes(

@@ -11,7 +11,7 @@ use tidemill_proto::api::workflowservice::v1::{
 };
 use tidemill_proto::wkt::Duration;
 
-use crate::backend::Call;
+use tidemill_server::Call;
 use crate::handler::Handler;
 use crate::rpc::update;
 use crate::validate::{self, Limits};

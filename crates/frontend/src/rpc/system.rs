@@ -10,7 +10,7 @@ use tidemill_proto::api::workflowservice::v1::{
     GetClusterInfoRequest, GetClusterInfoResponse, GetSystemInfoRequest, GetSystemInfoResponse,
 };
 
-use crate::backend::Call;
+use tidemill_server::Call;
 use crate::handler::Handler;
 
 /// The version of Temporal's server whose behaviour this one has: clients compare it.

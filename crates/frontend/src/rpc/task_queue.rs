@@ -8,7 +8,7 @@ use tidemill_proto::api::workflowservice::v1::{
     ListTaskQueuePartitionsResponse, UpdateTaskQueueConfigRequest, UpdateTaskQueueConfigResponse,
 };
 
-use crate::backend::Call;
+use tidemill_server::Call;
 use crate::handler::Handler;
 
 /// Overrides of fairness weights that one queue may have.

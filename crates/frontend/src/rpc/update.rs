@@ -7,7 +7,7 @@ use tidemill_proto::api::workflowservice::v1::{
     UpdateWorkflowExecutionRequest, UpdateWorkflowExecutionResponse,
 };
 
-use crate::backend::Call;
+use tidemill_server::Call;
 use crate::handler::Handler;
 use crate::validate::Limits;
 

@@ -6,7 +6,7 @@ use tidemill_proto::api::filter::v1::StartTimeFilter;
 use tidemill_proto::api::workflowservice::v1::list_closed_workflow_executions_request::Filters;
 use tidemill_proto::api::workflowservice::v1::*;
 
-use crate::backend::Call;
+use tidemill_server::Call;
 use crate::handler::Handler;
 
 /// Runs in one page.

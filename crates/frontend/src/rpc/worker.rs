@@ -7,7 +7,7 @@ use tidemill_proto::api::workflowservice::v1::{
     ShutdownWorkerResponse,
 };
 
-use crate::backend::Call;
+use tidemill_server::Call;
 use crate::handler::Handler;
 
 pub(crate) async fn record_worker_heartbeat(

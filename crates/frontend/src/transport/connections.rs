@@ -15,7 +15,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::dispatch::Dispatch;
-use crate::backend::Server;
+use tidemill_server::Server;
 use crate::handler::Handler;
 use crate::validate::Limits;
 

@@ -50,6 +50,7 @@ impl Server {
             use_versioning: v.use_versioning,
         });
         let worker = Arc::new(WorkerInfo {
+            worker_instance_key: request.worker_instance_key,
             version_capabilities: request.worker_version_capabilities,
             deployment_options: request.deployment_options,
         });
@@ -103,8 +104,9 @@ impl Server {
         let target = Target::of(namespace, &task.owner);
         let result = self.core.shards.on_run(target, move |run, cx| activity::start(run, &request, cx)).await;
         match &result {
-            Ok(_) | Err(Error::NotFound(_)) => handout.finish(),
-            Err(_) => handout.requeue(),
+            Err(Error::Unavailable(_)) => handout.requeue(),
+            // Started or refused; a broken run must not come back to the head of its queue.
+            _ => handout.finish(),
         }
         result
     }
@@ -356,7 +358,7 @@ impl Server {
             .shards
             .on_run(target, move |run, cx| activity::operate::update_options(run, &request, &originals, cx))
             .await?;
-        Ok(UpdateActivityOptionsResponse { activity_options: done.value })
+        Ok(UpdateActivityOptionsResponse { activity_options: Some(done.value) })
     }
 
     /// What the scheduled events of the selected activities say.

@@ -102,6 +102,7 @@ impl Server {
             .await?;
         Ok(SignalWithStartWorkflowExecutionResponse {
             run_id: done.value.run.run_id.to_string(),
+            first_execution_run_id: done.value.first_run_id.clone(),
             started: done.value.started,
             signal_link: Some(request_link(
                 namespace,
@@ -277,7 +278,6 @@ pub(super) fn new_run(r: &StartWorkflowExecutionRequest, namespace: &Namespace, 
     if !r.cron_schedule.is_empty() {
         cron::validate(&r.cron_schedule, cx.now).map_err(|e| Error::invalid(format!("Invalid CronSchedule, {e}.")))?;
     }
-    #[expect(deprecated, reason = "clients still send it")]
     let terminates = r.workflow_id_reuse_policy() == WorkflowIdReusePolicy::TerminateIfRunning;
     debug_assert!(!terminates || r.workflow_id_conflict_policy() == WorkflowIdConflictPolicy::Unspecified);
     let execution_timeout = span(&r.workflow_execution_timeout);

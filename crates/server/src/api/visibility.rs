@@ -3,6 +3,7 @@
 use prost::Message;
 use tidemill_engine::Error;
 use tidemill_engine::search_attribute;
+use tidemill_proto::api::common::v1::Payload;
 use tidemill_proto::api::enums::v1::WorkflowExecutionStatus;
 use tidemill_proto::api::filter::v1::StartTimeFilter;
 use tidemill_proto::api::workflow::v1::WorkflowExecutionInfo;
@@ -14,12 +15,11 @@ use tidemill_proto::api::workflowservice::v1::{
     ScanWorkflowExecutionsResponse, list_closed_workflow_executions_request as closed,
     list_open_workflow_executions_request as open,
 };
-use tidemill_store::ExecutionPage;
+use tidemill_store::{AttributeValue, ExecutionPage};
 
 use super::Call;
 use crate::Server;
 use crate::namespaces::Namespace;
-use crate::search_attributes;
 
 /// Runs in a page at most.
 const PAGE_MAX: usize = 1000;
@@ -123,11 +123,33 @@ impl Server {
                 .groups
                 .iter()
                 .map(|(value, count)| AggregationGroup {
-                    group_values: vec![search_attributes::encode(value)],
+                    group_values: vec![group_value(value)],
                     count: *count,
                 })
                 .collect(),
         })
+    }
+}
+
+/// A group's value as clients read it.
+fn group_value(value: &AttributeValue) -> Payload {
+    let (kind, json) = match value {
+        AttributeValue::Keyword(text) => ("Keyword", serde_json::Value::from(text.as_str())),
+        AttributeValue::Text(text) => ("Text", serde_json::Value::from(text.as_str())),
+        AttributeValue::Bool(b) => ("Bool", serde_json::Value::from(*b)),
+        AttributeValue::Int(n) => ("Int", serde_json::Value::from(*n)),
+        AttributeValue::Double(n) => ("Double", serde_json::Value::from(*n)),
+        AttributeValue::Datetime(n) => ("Datetime", serde_json::Value::from(*n)),
+        AttributeValue::KeywordList(list) => ("KeywordList", serde_json::Value::from(list.clone())),
+    };
+    Payload {
+        metadata: [
+            ("encoding".to_owned(), b"json/plain".to_vec()),
+            ("type".to_owned(), kind.as_bytes().to_vec()),
+        ]
+        .into(),
+        data: json.to_string().into_bytes(),
+        ..Default::default()
     }
 }
 

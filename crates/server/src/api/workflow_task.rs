@@ -46,6 +46,7 @@ impl Server {
             use_versioning: v.use_versioning,
         });
         let worker = Arc::new(WorkerInfo {
+            worker_instance_key: request.worker_instance_key,
             version_capabilities: request.worker_version_capabilities,
             deployment_options: request.deployment_options,
         });
@@ -122,8 +123,9 @@ impl Server {
         let target = Target::of(namespace, &owner);
         let result = self.core.shards.on_run(target, move |run, cx| workflow_task::start(run, &request, cx)).await;
         match &result {
-            Ok(_) | Err(Error::NotFound(_)) => handout.finish(),
-            Err(_) => handout.requeue(),
+            Err(Error::Unavailable(_)) => handout.requeue(),
+            // Started or refused; a broken run must not come back to the head of its queue.
+            _ => handout.finish(),
         }
         result
     }
@@ -256,7 +258,6 @@ impl Server {
         let task = token.task();
         let failure = TaskFailure {
             cause: request.cause(),
-            #[expect(deprecated, reason = "clients still send it")]
             binary_checksum: request.binary_checksum,
             failure: request.failure,
             identity: request.identity,
@@ -282,7 +283,6 @@ impl Server {
 }
 
 fn completion(namespace: &Namespace, request: RespondWorkflowTaskCompletedRequest) -> Completion {
-    #[expect(deprecated, reason = "clients still send it")]
     let binary_checksum = request.binary_checksum;
     let sticky = request.sticky_attributes.and_then(|s| {
         let queue = s.worker_task_queue.map(|q| q.name).filter(|name| !name.is_empty())?;

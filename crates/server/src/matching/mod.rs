@@ -195,7 +195,7 @@ impl Matching {
                 let mut shard = matching.shard(name).lock();
                 shard.entry(name.clone()).or_insert_with(|| Arc::new(queue));
             }
-            Ok(names)
+            Ok::<_, tidemill_store::Error>(names)
         });
         let names = match names.await {
             Ok(names) => names?,

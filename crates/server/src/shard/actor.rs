@@ -272,7 +272,7 @@ impl Actor {
                     core.shards.send(lane, Message::Failed(generation));
                 }
             }),
-        ).0
+        )
     }
 
     /// Calls `finish` once the commit with this ticket is durable.

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::core::Core;
 use crate::namespaces::Namespace;
-pub(crate) use actor::View;
+pub(crate) use actor::{View, decode_batch};
 use actor::{Actor, Message};
 
 /// An operation's answer with the run as it was left.
