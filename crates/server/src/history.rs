@@ -48,17 +48,19 @@ impl Core {
     }
 
     /// The whole history of a run.
-    pub(crate) async fn whole_history(self: &Arc<Self>, view: &View) -> Result<Vec<HistoryEvent>, Error> {
+    pub(crate) async fn all_batches(self: &Arc<Self>, view: &View) -> Result<Vec<Arc<Batch>>, Error> {
         let to = view.run.last_event_id();
-        let mut events = Vec::new();
-        let mut from = 1;
+        let mut batches: Vec<Arc<Batch>> = Vec::new();
         loop {
-            let page = self.read_history(view, from, to, PAGE_BATCHES).await?;
-            events.extend(page.events);
-            match page.next_event_id {
-                Some(next) => from = next,
-                None => return Ok(events),
+            let from = batches.last().map_or(1, |b| b.last_event_id + 1);
+            if from > to {
+                return Ok(batches);
             }
+            let page = self.stored_batches(RunNo(view.run.id.no), from, to, PAGE_BATCHES, false).await?;
+            if page.is_empty() {
+                return Err(Error::DataLoss(format!("history of run {} ends before event {to}", view.run.id.run_id)));
+            }
+            batches.extend(page);
         }
     }
 

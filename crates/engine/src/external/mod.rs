@@ -13,6 +13,9 @@ pub mod command;
 pub mod deliver;
 pub mod result;
 
+#[cfg(test)]
+mod tests;
+
 
 pub use deliver::{Step, forget_signal, is_child_of};
 pub use result::{cancel_failed, cancel_requested, signal_failed, signaled};

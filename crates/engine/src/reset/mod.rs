@@ -13,6 +13,9 @@
 mod reapply;
 mod replay;
 
+#[cfg(test)]
+mod tests;
+
 
 use std::sync::Arc;
 

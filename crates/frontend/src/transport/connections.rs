@@ -62,10 +62,9 @@ pub async fn serve(
     let (drain_now, draining) = watch::channel(false);
     let health = HealthReporter::new();
     health.set_service_status(workflow_service::SERVICE_NAME, ServingStatus::Serving).await;
-    let metrics = server.metrics().clone();
     let limits = Limits::from(server.limits());
     let handler = Handler { server, limits, draining: draining.clone() };
-    let dispatch = Dispatch::new(handler, health.clone(), &metrics);
+    let dispatch = Dispatch::new(handler, health.clone());
     let http = Arc::new(protocol());
 
     let mut connections = JoinSet::new();

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -39,14 +39,17 @@ struct Inner {
     operator: OperatorServiceServer<Handler>,
     health: HealthServer<HealthService>,
     reflection: Reflection,
-    operations: Vec<Operation>,
+    metrics: Arc<Metrics>,
+    /// By the place in [`METHODS`]; an RPC is measured from its first call on.
+    operations: Vec<OnceLock<Operation>>,
     by_path: HashMap<&'static str, usize>,
     message_bytes_max: usize,
 }
 
 impl Dispatch {
-    pub(super) fn new(handler: Handler, health: HealthReporter, metrics: &Metrics) -> Self {
+    pub(super) fn new(handler: Handler, health: HealthReporter) -> Self {
         let limit = handler.limits.message_bytes;
+        let metrics = handler.server.metrics().clone();
         let handler = Arc::new(handler);
         // Answers are not compressed: it costs more CPU than a local network saves, and a client
         // that asks for it has said only that it could read it.
@@ -63,10 +66,16 @@ impl Dispatch {
             operator,
             health: HealthServer::new(HealthService::from_health_reporter(health)),
             reflection: Reflection::default(),
-            operations: METHODS.iter().map(|(_, name)| metrics.operation(name)).collect(),
+            metrics,
+            operations: METHODS.iter().map(|_| OnceLock::new()).collect(),
             by_path: METHODS.iter().enumerate().map(|(i, (path, _))| (*path, i)).collect(),
             message_bytes_max: limit,
         }))
+    }
+
+    fn operation(&self, place: usize) -> &Operation {
+        let inner = &*self.0;
+        inner.operations[place].get_or_init(|| inner.metrics.operation(METHODS[place].1))
     }
 }
 
@@ -81,7 +90,7 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
         let inner = &self.0;
         let path = request.uri().path();
         let measured = inner.by_path.get(path).map(|&operation| {
-            inner.operations[operation].begin();
+            self.operation(operation).begin();
             Measured { dispatch: self.clone(), operation, started: Instant::now() }
         });
         let service = path.strip_prefix('/').and_then(|path| path.split_once('/'));
@@ -115,7 +124,7 @@ struct Measured {
 
 impl Measured {
     fn end(self, code: i32) {
-        self.dispatch.0.operations[self.operation].end(code, self.started.elapsed());
+        self.dispatch.operation(self.operation).end(code, self.started.elapsed());
     }
 }
 

@@ -32,7 +32,6 @@ const UNLIMITED_PER_SECOND: f64 = 100_000.0;
 impl Server {
     /// Describes one kind of a queue, or in the enhanced mode several. Versions are not told apart:
     /// all pollers and tasks are those of the unversioned queue.
-    #[expect(deprecated, reason = "the enhanced mode is deprecated and still served")]
     pub async fn describe_task_queue(
         &self,
         namespace: &Namespace,

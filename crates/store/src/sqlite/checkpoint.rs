@@ -28,10 +28,14 @@ use crate::Error;
 /// a crash reads back in a fraction of a second.
 const PASS_FRAMES: i64 = 4096;
 
-/// A log that long (256 MiB) was kept from restarting by readers at every attempt: now the writer waits
-/// for them, for as long as [`RESTART_WAIT`].
-const RESTART_FRAMES: i64 = 16 * PASS_FRAMES;
-const RESTART_WAIT: Duration = Duration::from_secs(1);
+/// How long the writer waits for reads that began before the log was copied: a log cannot restart
+/// under them, and with steady reads there always is one. Reads that begin meanwhile do not count.
+const READS_WAIT: Duration = Duration::from_millis(10);
+
+/// A log that long (256 MiB) was kept from restarting by long reads at every attempt: now they are worth
+/// a real wait.
+const LONG_FRAMES: i64 = 16 * PASS_FRAMES;
+const LONG_READS_WAIT: Duration = Duration::from_secs(1);
 
 /// What the writer and the thread both know.
 #[derive(Default)]
@@ -142,14 +146,14 @@ impl Checkpointer {
 
     /// Copies what the thread left. Failure costs nothing but a longer log: what is committed is in it.
     fn finish(&self, writer: &Connection, frames: i64) {
-        let wait = frames >= RESTART_FRAMES && writer.busy_timeout(RESTART_WAIT).is_ok();
-        let mode = if wait { CheckpointMode::RESTART } else { CheckpointMode::PASSIVE };
-        if let Ok(progress) = writer.wal_checkpoint_v2(None::<&str>, mode) {
+        let wait = if frames < LONG_FRAMES { READS_WAIT } else { LONG_READS_WAIT };
+        // Setting a timeout cannot fail on an open connection.
+        let _ = writer.busy_timeout(wait);
+        let finished = writer.wal_checkpoint_v2(None::<&str>, CheckpointMode::RESTART);
+        let _ = writer.busy_timeout(open::BUSY_TIMEOUT);
+        // Kept from restarting the log, it may have copied all the same. A passive checkpoint tells.
+        if let Ok(progress) = finished.or_else(|_| writer.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE)) {
             self.shared.checkpointed(progress);
-        }
-        if wait {
-            // Setting a timeout that was accepted before cannot fail.
-            let _ = writer.busy_timeout(open::BUSY_TIMEOUT);
         }
         self.shared.passing.store(false, Ordering::Relaxed);
     }
