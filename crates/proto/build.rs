@@ -63,7 +63,11 @@ fn services_only(all: FileDescriptorSet) -> FileDescriptorSet {
 /// A slice literal of every RPC's path and name.
 fn methods(all: &FileDescriptorSet) -> String {
     let mut out = String::from("&[\n");
-    for file in all.file.iter().filter(|file| SERVICES.contains(&file.package())) {
+    for file in all
+        .file
+        .iter()
+        .filter(|file| SERVICES.contains(&file.package()))
+    {
         for service in &file.service {
             for method in &service.method {
                 let (package, service, name) = (file.package(), service.name(), method.name());

@@ -26,7 +26,10 @@ pub(crate) enum Failure {
         "cannot listen on {address}: the address is in use. Stop what listens there, or choose \
          another with {flag}."
     )]
-    AddressInUse { address: SocketAddr, flag: &'static str },
+    AddressInUse {
+        address: SocketAddr,
+        flag: &'static str,
+    },
     #[error("{0}")]
     DataUnusable(String),
     #[error("{0}")]
@@ -82,9 +85,27 @@ mod tests {
         let path = || "x".to_owned();
         for (error, code) in [
             (store::Error::Locked { path: path() }, 5),
-            (store::Error::NewerFormat { found: 9, supported: 1 }, 6),
-            (store::Error::NotADataFile { path: path(), reason: path() }, 4),
-            (store::Error::Unusable { path: path(), reason: path() }, 4),
+            (
+                store::Error::NewerFormat {
+                    found: 9,
+                    supported: 1,
+                },
+                6,
+            ),
+            (
+                store::Error::NotADataFile {
+                    path: path(),
+                    reason: path(),
+                },
+                4,
+            ),
+            (
+                store::Error::Unusable {
+                    path: path(),
+                    reason: path(),
+                },
+                4,
+            ),
             (store::Error::Corrupt(path()), 4),
             (store::Error::Io(path()), 1),
         ] {

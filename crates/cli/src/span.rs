@@ -11,7 +11,9 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
         let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
         let value: u64 = rest[..digits].parse().map_err(|_| wrong())?;
         rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let unit = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
         let millis = match &rest[..unit] {
             "ms" => 1,
             "s" => 1000,
@@ -22,9 +24,15 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
         };
         rest = &rest[unit..];
         let part = value.checked_mul(millis).ok_or_else(wrong)?;
-        total = total.checked_add(Duration::from_millis(part)).ok_or_else(wrong)?;
+        total = total
+            .checked_add(Duration::from_millis(part))
+            .ok_or_else(wrong)?;
     }
-    if text.is_empty() { Err(wrong()) } else { Ok(total) }
+    if text.is_empty() {
+        Err(wrong())
+    } else {
+        Ok(total)
+    }
 }
 
 #[cfg(test)]
@@ -50,7 +58,11 @@ mod tests {
             ("99999999999999999999s", None),
             ("18446744073709551615d", None),
         ] {
-            assert_eq!(parse(text).ok(), millis.map(Duration::from_millis), "{text}");
+            assert_eq!(
+                parse(text).ok(),
+                millis.map(Duration::from_millis),
+                "{text}"
+            );
         }
     }
 }

@@ -16,8 +16,10 @@ pub(crate) fn render(header: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 fn line<'a>(cells: impl Iterator<Item = &'a str>, widths: &[usize]) -> String {
-    let padded: Vec<String> =
-        cells.zip(widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+    let padded: Vec<String> = cells
+        .zip(widths)
+        .map(|(cell, &width)| format!("{cell:width$}"))
+        .collect();
     padded.join("  ").trim_end().to_owned() + "\n"
 }
 
@@ -27,7 +29,13 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let rows = [vec!["a".to_owned(), "long cell".to_owned()], vec!["bcd".into(), "x".into()]];
-        assert_eq!(render(&["ID", "NAME"], &rows), "ID   NAME\na    long cell\nbcd  x\n");
+        let rows = [
+            vec!["a".to_owned(), "long cell".to_owned()],
+            vec!["bcd".into(), "x".into()],
+        ];
+        assert_eq!(
+            render(&["ID", "NAME"], &rows),
+            "ID   NAME\na    long cell\nbcd  x\n"
+        );
     }
 }

@@ -193,7 +193,7 @@ fn new_run(run: &Run, started: WorkflowExecutionStartedEventAttributes, cx: &Cx<
             no: cx.ids.run_no(),
             namespace_id: run.id.namespace_id,
             workflow_id: run.id.workflow_id.clone(),
-            run_id: cx.uuid().into(),
+            run_id: cx.run_id().into(),
         },
         started,
         metadata: None,
@@ -294,9 +294,7 @@ fn checked(
     if a.initiator() == Initiator::Unspecified {
         a.initiator = Initiator::Workflow as i32;
     }
-    if let Some(attributes) = &a.search_attributes {
-        upsert::check_search_attributes(tx, attributes)?;
-    }
+    a.search_attributes = a.search_attributes.map(|s| upsert::checked(tx, s)).transpose()?;
     let size = a.input.as_ref().map_or(0, |i| i.encoded_len());
     if size > limits.blob_size {
         let text = format!("continue-as-new: input has {size} bytes; at most {} are allowed", limits.blob_size);

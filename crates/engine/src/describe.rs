@@ -40,7 +40,7 @@ pub fn info(run: &Run, schema: &dyn Schema) -> WorkflowExecutionInfo {
         state_transition_count: core.transitions,
         history_size_bytes: core.history_size,
         execution_duration: close_time.and_then(|_| proto_span(duration)),
-        root_execution: start.root_workflow_execution.clone(),
+        root_execution: Some(start.root_workflow_execution.clone().unwrap_or_else(|| run.id.execution())),
         first_run_id: start.first_execution_run_id.clone(),
         most_recent_worker_version_stamp: core.worker_version.clone(),
         priority: run.priority(),

@@ -217,6 +217,7 @@ fn command(attributes: C) -> Command {
         C::RequestCancelExternalWorkflowExecutionCommandAttributes(_) => {
             CommandType::RequestCancelExternalWorkflowExecution
         }
+        C::ModifyWorkflowPropertiesCommandAttributes(_) => CommandType::ModifyWorkflowProperties,
         C::SignalExternalWorkflowExecutionCommandAttributes(_) => CommandType::SignalExternalWorkflowExecution,
         C::CompleteWorkflowExecutionCommandAttributes(_) => CommandType::CompleteWorkflowExecution,
         C::FailWorkflowExecutionCommandAttributes(_) => CommandType::FailWorkflowExecution,

@@ -11,6 +11,16 @@ pub trait Ids {
     fn run_no(&self) -> i64;
 }
 
+/// A version-7 UUID in text form: ordered by time, so that an index of them grows at its end.
+pub fn uuid_at(ids: &dyn Ids, now: crate::Time) -> String {
+    let mut b = ids.random();
+    let ms = now.0 / 1_000_000;
+    b[..6].copy_from_slice(&ms.to_be_bytes()[2..]);
+    b[6] = (b[6] & 0x0f) | 0x70;
+    b[8] = (b[8] & 0x3f) | 0x80;
+    format_uuid(&b)
+}
+
 /// A version-4 UUID in text form.
 pub fn uuid(ids: &dyn Ids) -> String {
     let mut b = ids.random();

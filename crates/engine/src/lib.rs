@@ -37,6 +37,8 @@ pub mod run_options;
 pub mod search_attribute;
 pub mod signal;
 pub mod start;
+#[cfg(test)]
+mod testing;
 pub mod timer;
 pub mod time;
 pub mod transition;

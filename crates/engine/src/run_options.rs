@@ -11,7 +11,7 @@ use tidemill_proto::wkt;
 use crate::limits::Limits;
 use crate::retry;
 use crate::search_attribute::is_unset;
-use crate::time::{is_negative, proto_span, span};
+use crate::time::{is_negative, proto_span, proto_span_opt, span};
 
 /// Queues with this prefix are the server's own.
 const RESERVED_QUEUE_PREFIX: &str = "/_sys/";
@@ -53,7 +53,7 @@ pub fn task_queue(given: Option<TaskQueue>, inherited: &str, limits: &Limits) ->
 /// A run may not last longer than its chain. Zero is no limit.
 pub fn run_timeout(run: &Option<wkt::Duration>, execution: &Option<wkt::Duration>) -> Option<wkt::Duration> {
     let (run, execution) = (span(run), span(execution));
-    proto_span(match (run.is_zero(), execution.is_zero()) {
+    proto_span_opt(match (run.is_zero(), execution.is_zero()) {
         (_, true) => run,
         (true, _) => execution,
         _ => run.min(execution),
@@ -106,13 +106,13 @@ mod tests {
     fn timeouts_bound_each_other() {
         // run, execution, task; then run and task as shown. -1 is unset.
         let rows = [
-            (-1, -1, -1, 0, 10),
-            (0, 0, 0, 0, 10),
+            (-1, -1, -1, -1, 10),
+            (0, 0, 0, -1, 10),
             (-1, 60, -1, 60, 10),
             (30, 60, -1, 30, 10),
             (90, 60, -1, 60, 10),
             (90, -1, 200, 90, 90),
-            (-1, -1, 200, 0, 120),
+            (-1, -1, 200, -1, 120),
             (5, -1, -1, 5, 5),
         ];
         let limits = Limits::default();

@@ -29,7 +29,7 @@ pub struct NewRun {
 /// Opens a transition that creates a run: its Started event is written, timers are set, and the
 /// first workflow task is asked for unless it has to wait (backoff from
 /// `first_workflow_task_backoff`, or the parent). Fills in workflow id, original and first run id
-/// (when empty), root execution (when unset) and the expiration from the execution timeout (when
+/// (when empty) and the expiration from the execution timeout (when
 /// unset).
 pub fn create<'a>(new: NewRun, cx: &'a Cx<'a>) -> Tx<'a> {
     let NewRun { id, mut started, metadata, links, create_request_id, awaits_parent } = new;
@@ -39,9 +39,6 @@ pub fn create<'a>(new: NewRun, cx: &'a Cx<'a>) -> Tx<'a> {
     }
     if started.first_execution_run_id.is_empty() {
         started.first_execution_run_id = id.run_id.to_string();
-    }
-    if started.root_workflow_execution.is_none() {
-        started.root_workflow_execution = Some(id.execution());
     }
     started.attempt = started.attempt.max(1);
     let backoff = span(&started.first_workflow_task_backoff);

@@ -77,3 +77,8 @@ pub fn is_negative(d: &Option<tidemill_proto::wkt::Duration>) -> bool {
 pub fn proto_span(d: Duration) -> Option<tidemill_proto::wkt::Duration> {
     Some(tidemill_proto::wkt::Duration { seconds: d.as_secs() as i64, nanos: d.subsec_nanos() as i32 })
 }
+
+/// A span as a protocol duration, unset for zero.
+pub fn proto_span_opt(d: Duration) -> Option<tidemill_proto::wkt::Duration> {
+    (!d.is_zero()).then(|| proto_span(d)).flatten()
+}

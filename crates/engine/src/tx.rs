@@ -40,6 +40,11 @@ impl Cx<'_> {
     pub fn uuid(&self) -> String {
         crate::ids::uuid(self.ids)
     }
+
+    /// The id of a new run.
+    pub fn run_id(&self) -> String {
+        crate::ids::uuid_at(self.ids, self.now)
+    }
 }
 
 enum RowChange {

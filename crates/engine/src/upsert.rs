@@ -23,7 +23,7 @@ pub(crate) fn search_attributes(
     let Some(upsert) = a.search_attributes.filter(|s| !s.indexed_fields.is_empty()) else {
         return Err(bad("SearchAttributes is not set on UpsertWorkflowSearchAttributesCommand.".into()));
     };
-    check_search_attributes(tx, &upsert)?;
+    let upsert = checked(tx, upsert)?;
     tx.push_event(command.event(UpsertWorkflowSearchAttributesEventAttributes {
         workflow_task_completed_event_id: command.completed_id,
         search_attributes: Some(upsert.clone()),
@@ -32,10 +32,13 @@ pub(crate) fn search_attributes(
     Ok(())
 }
 
-/// Checks search attributes that a command carries (upsert, continue-as-new, child start).
-pub(crate) fn check_search_attributes(tx: &Tx<'_>, attributes: &SearchAttributes) -> Result<(), Refused> {
-    search_attribute::validate(attributes, tx.cx.schema, tx.limits())
-        .map_err(|m| Refused::new(Cause::BadSearchAttributes, m))
+/// Checks search attributes that a command carries (upsert, continue-as-new, child start) and
+/// marks each with its type.
+pub(crate) fn checked(tx: &Tx<'_>, attributes: SearchAttributes) -> Result<SearchAttributes, Refused> {
+    search_attribute::validate(&attributes, tx.cx.schema, tx.limits())
+        .map_err(|m| Refused::new(Cause::BadSearchAttributes, m))?;
+    // All of them are known: none is left out.
+    Ok(search_attribute::typed(Some(&attributes), tx.cx.schema).unwrap_or(attributes))
 }
 
 pub(crate) fn memo(

@@ -621,3 +621,6 @@ pub(crate) fn end_backoff(tx: &mut Tx<'_>) {
     tx.touch_core();
     tx.want_workflow_task();
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,9 @@ const CLIENT_NAME: &str = "client-name";
 pub(crate) fn from_metadata(metadata: &MetadataMap) -> Call {
     let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
     Call {
-        deadline: text(TIMEOUT).and_then(timeout).map(|timeout| Instant::now() + timeout),
+        deadline: text(TIMEOUT)
+            .and_then(timeout)
+            .map(|timeout| Instant::now() + timeout),
         client_name: text(CLIENT_NAME).unwrap_or_default().to_owned(),
     }
 }
@@ -74,6 +76,9 @@ mod tests {
         metadata.insert(TIMEOUT, "10S".parse().unwrap());
         let call = from_metadata(&metadata);
         assert_eq!(call.client_name, "temporal-cli");
-        assert!(call.deadline.is_some_and(|deadline| deadline > Instant::now()));
+        assert!(
+            call.deadline
+                .is_some_and(|deadline| deadline > Instant::now())
+        );
     }
 }

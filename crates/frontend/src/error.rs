@@ -50,7 +50,11 @@ struct Parts {
 
 fn parts(error: &Error) -> Parts {
     let (code, details) = code_and_details(error);
-    Parts { code, message: truncated(error.to_string()), details }
+    Parts {
+        code,
+        message: truncated(error.to_string()),
+        details,
+    }
 }
 
 fn code_and_details(error: &Error) -> (Code, Vec<Any>) {
@@ -58,15 +62,27 @@ fn code_and_details(error: &Error) -> (Code, Vec<Any>) {
         Error::InvalidArgument(_) => (Code::InvalidArgument, vec![]),
         Error::QueryFailed { failure, .. } => {
             let failure = failure.as_deref().cloned();
-            (Code::InvalidArgument, vec![any(&details::QueryFailedFailure { failure })])
+            (
+                Code::InvalidArgument,
+                vec![any(&details::QueryFailedFailure { failure })],
+            )
         }
-        Error::NotFound(_) => (Code::NotFound, vec![any(&details::NotFoundFailure::default())]),
+        Error::NotFound(_) => (
+            Code::NotFound,
+            vec![any(&details::NotFoundFailure::default())],
+        ),
         Error::NamespaceNotFound(namespace) => {
             let namespace = namespace.clone();
-            (Code::NotFound, vec![any(&details::NamespaceNotFoundFailure { namespace })])
+            (
+                Code::NotFound,
+                vec![any(&details::NamespaceNotFoundFailure { namespace })],
+            )
         }
         Error::WorkflowExecutionAlreadyStarted {
-            start_request_id, run_id, first_execution_run_id, ..
+            start_request_id,
+            run_id,
+            first_execution_run_id,
+            ..
         } => {
             let detail = details::WorkflowExecutionAlreadyStartedFailure {
                 start_request_id: start_request_id.clone(),
@@ -75,15 +91,21 @@ fn code_and_details(error: &Error) -> (Code, Vec<Any>) {
             };
             (Code::AlreadyExists, vec![any(&detail)])
         }
-        Error::NamespaceAlreadyExists => {
-            (Code::AlreadyExists, vec![any(&details::NamespaceAlreadyExistsFailure {})])
-        }
+        Error::NamespaceAlreadyExists => (
+            Code::AlreadyExists,
+            vec![any(&details::NamespaceAlreadyExistsFailure {})],
+        ),
         Error::AlreadyExists(_) => (Code::AlreadyExists, vec![]),
         Error::FailedPrecondition(_) => (Code::FailedPrecondition, vec![]),
-        Error::WorkflowNotReady(_) => {
-            (Code::FailedPrecondition, vec![any(&details::WorkflowNotReadyFailure {})])
-        }
-        Error::NamespaceInvalidState { namespace, state, allowed } => {
+        Error::WorkflowNotReady(_) => (
+            Code::FailedPrecondition,
+            vec![any(&details::WorkflowNotReadyFailure {})],
+        ),
+        Error::NamespaceInvalidState {
+            namespace,
+            state,
+            allowed,
+        } => {
             let detail = details::NamespaceInvalidStateFailure {
                 namespace: namespace.clone(),
                 state: *state as i32,
@@ -98,9 +120,10 @@ fn code_and_details(error: &Error) -> (Code, Vec<Any>) {
             };
             (Code::ResourceExhausted, vec![any(&detail)])
         }
-        Error::PermissionDenied(_) => {
-            (Code::PermissionDenied, vec![any(&details::PermissionDeniedFailure::default())])
-        }
+        Error::PermissionDenied(_) => (
+            Code::PermissionDenied,
+            vec![any(&details::PermissionDeniedFailure::default())],
+        ),
         Error::Aborted(_) => (Code::Aborted, vec![]),
         Error::MultiOperationAborted => {
             (Code::Aborted, vec![any(&MultiOperationExecutionAborted {})])
@@ -123,8 +146,16 @@ fn multi_operation(operations: &[Option<Error>]) -> (Code, Vec<Any>) {
         .map(|operation| match operation {
             None => OperationStatus::default(),
             Some(error) => {
-                let Parts { code, message, details } = parts(error);
-                OperationStatus { code: code as i32, message, details }
+                let Parts {
+                    code,
+                    message,
+                    details,
+                } = parts(error);
+                OperationStatus {
+                    code: code as i32,
+                    message,
+                    details,
+                }
             }
         })
         .collect();
@@ -133,7 +164,10 @@ fn multi_operation(operations: &[Option<Error>]) -> (Code, Vec<Any>) {
         .map(|status| Code::from_i32(status.code))
         .find(|code| !matches!(code, Code::Ok | Code::Aborted))
         .unwrap_or(Code::Aborted);
-    (code, vec![any(&details::MultiOperationExecutionFailure { statuses })])
+    (
+        code,
+        vec![any(&details::MultiOperationExecutionFailure { statuses })],
+    )
 }
 
 fn headers(error: &Error) -> MetadataMap {
@@ -203,12 +237,19 @@ mod tests {
         let rows: Vec<(Error, Code, &str)> = vec![
             (Error::InvalidArgument(text()), Code::InvalidArgument, ""),
             (
-                Error::QueryFailed { message: text(), failure: Some(Box::default()) },
+                Error::QueryFailed {
+                    message: text(),
+                    failure: Some(Box::default()),
+                },
                 Code::InvalidArgument,
                 "QueryFailedFailure",
             ),
             (Error::NotFound(text()), Code::NotFound, "NotFoundFailure"),
-            (Error::NamespaceNotFound(text()), Code::NotFound, "NamespaceNotFoundFailure"),
+            (
+                Error::NamespaceNotFound(text()),
+                Code::NotFound,
+                "NamespaceNotFoundFailure",
+            ),
             (
                 Error::WorkflowExecutionAlreadyStarted {
                     message: text(),
@@ -219,9 +260,17 @@ mod tests {
                 Code::AlreadyExists,
                 "WorkflowExecutionAlreadyStartedFailure",
             ),
-            (Error::NamespaceAlreadyExists, Code::AlreadyExists, "NamespaceAlreadyExistsFailure"),
+            (
+                Error::NamespaceAlreadyExists,
+                Code::AlreadyExists,
+                "NamespaceAlreadyExistsFailure",
+            ),
             (Error::AlreadyExists(text()), Code::AlreadyExists, ""),
-            (Error::FailedPrecondition(text()), Code::FailedPrecondition, ""),
+            (
+                Error::FailedPrecondition(text()),
+                Code::FailedPrecondition,
+                "",
+            ),
             (
                 Error::WorkflowNotReady(text()),
                 Code::FailedPrecondition,
@@ -236,13 +285,32 @@ mod tests {
                 Code::FailedPrecondition,
                 "NamespaceInvalidStateFailure",
             ),
-            (Error::busy("text"), Code::ResourceExhausted, "ResourceExhaustedFailure"),
-            (Error::concurrent_limit("text"), Code::ResourceExhausted, "ResourceExhaustedFailure"),
-            (Error::PermissionDenied(text()), Code::PermissionDenied, "PermissionDeniedFailure"),
-            (Error::Aborted(text()), Code::Aborted, ""),
-            (Error::MultiOperationAborted, Code::Aborted, "MultiOperationExecutionAborted"),
             (
-                Error::MultiOperation { message: text(), operations: vec![None] },
+                Error::busy("text"),
+                Code::ResourceExhausted,
+                "ResourceExhaustedFailure",
+            ),
+            (
+                Error::concurrent_limit("text"),
+                Code::ResourceExhausted,
+                "ResourceExhaustedFailure",
+            ),
+            (
+                Error::PermissionDenied(text()),
+                Code::PermissionDenied,
+                "PermissionDeniedFailure",
+            ),
+            (Error::Aborted(text()), Code::Aborted, ""),
+            (
+                Error::MultiOperationAborted,
+                Code::Aborted,
+                "MultiOperationExecutionAborted",
+            ),
+            (
+                Error::MultiOperation {
+                    message: text(),
+                    operations: vec![None],
+                },
                 Code::Aborted,
                 "MultiOperationExecutionFailure",
             ),
@@ -282,10 +350,16 @@ mod tests {
 
     #[test]
     fn multi_operation_lists_each_operation() {
-        let failure = Failure { message: "why".into(), ..Default::default() };
+        let failure = Failure {
+            message: "why".into(),
+            ..Default::default()
+        };
         let rows: Vec<(Vec<Option<Error>>, Code, Vec<Code>)> = vec![
             (
-                vec![Some(Error::MultiOperationAborted), Some(Error::invalid("no"))],
+                vec![
+                    Some(Error::MultiOperationAborted),
+                    Some(Error::invalid("no")),
+                ],
                 Code::InvalidArgument,
                 vec![Code::Aborted, Code::InvalidArgument],
             ),
@@ -306,20 +380,29 @@ mod tests {
                 vec![Code::InvalidArgument, Code::NotFound],
             ),
             (
-                vec![Some(Error::MultiOperationAborted), Some(Error::Aborted("closed".into()))],
+                vec![
+                    Some(Error::MultiOperationAborted),
+                    Some(Error::Aborted("closed".into())),
+                ],
                 Code::Aborted,
                 vec![Code::Aborted, Code::Aborted],
             ),
         ];
         for (operations, code, each) in rows {
-            let error = Error::MultiOperation { message: "whole".into(), operations };
+            let error = Error::MultiOperation {
+                message: "whole".into(),
+                operations,
+            };
             let status = status(&error);
             assert_eq!(status.code(), code, "{error:?}");
             let detail = &decoded(&status).details[0];
             let failure =
                 details::MultiOperationExecutionFailure::decode(detail.value.as_slice()).unwrap();
-            let codes: Vec<Code> =
-                failure.statuses.iter().map(|status| Code::from_i32(status.code)).collect();
+            let codes: Vec<Code> = failure
+                .statuses
+                .iter()
+                .map(|status| Code::from_i32(status.code))
+                .collect();
             assert_eq!(codes, each);
         }
     }

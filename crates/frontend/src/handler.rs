@@ -7,7 +7,6 @@ use tidemill_server::namespaces::Namespace;
 use tidemill_server::{Server, TaskToken};
 use tokio::sync::watch;
 
-
 use crate::validate::Limits;
 
 /// The state of the gRPC face; its RPCs are in [`crate::rpc`], a file per family.

@@ -39,20 +39,21 @@ fn truncated(failure: &Failure, mut room: usize, depth: usize) -> Failure {
         text.to_owned()
     };
     let failure_info = match &failure.failure_info {
-        Some(FailureInfo::ApplicationFailureInfo(info)) => {
-            Some(FailureInfo::ApplicationFailureInfo(ApplicationFailureInfo {
+        Some(FailureInfo::ApplicationFailureInfo(info)) => Some(
+            FailureInfo::ApplicationFailureInfo(ApplicationFailureInfo {
                 r#type: cut(&info.r#type),
                 non_retryable: info.non_retryable,
                 ..Default::default()
-            }))
-        }
-        Some(FailureInfo::ServerFailureInfo(info)) => {
-            Some(FailureInfo::ServerFailureInfo(*info))
-        }
+            }),
+        ),
+        Some(FailureInfo::ServerFailureInfo(info)) => Some(FailureInfo::ServerFailureInfo(*info)),
         _ => None,
     };
-    let (source, message, stack_trace) =
-        (cut(&failure.source), cut(&failure.message), cut(&failure.stack_trace));
+    let (source, message, stack_trace) = (
+        cut(&failure.source),
+        cut(&failure.message),
+        cut(&failure.stack_trace),
+    );
     let cause = failure.cause.as_deref().filter(|_| room > 4 && depth > 0);
     Failure {
         failure_info,
@@ -76,11 +77,13 @@ mod tests {
             failure = Failure {
                 message: format!("{i} {}", "é".repeat(500)),
                 stack_trace: "at".repeat(1000),
-                failure_info: Some(FailureInfo::ApplicationFailureInfo(ApplicationFailureInfo {
-                    r#type: "Bad".to_owned(),
-                    non_retryable: true,
-                    ..Default::default()
-                })),
+                failure_info: Some(FailureInfo::ApplicationFailureInfo(
+                    ApplicationFailureInfo {
+                        r#type: "Bad".to_owned(),
+                        non_retryable: true,
+                        ..Default::default()
+                    },
+                )),
                 cause: Some(Box::new(failure)),
                 ..Default::default()
             };

@@ -12,7 +12,9 @@ use crate::rpc::*;
 use crate::{call, error};
 
 fn answer<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
-    result.map(Response::new).map_err(|error| error::status(&error))
+    result
+        .map(Response::new)
+        .map_err(|error| error::status(&error))
 }
 
 macro_rules! serve {
@@ -103,6 +105,7 @@ serve! {
 
     worker::record_worker_heartbeat(RecordWorkerHeartbeatRequest) -> RecordWorkerHeartbeatResponse;
     worker::list_workers(ListWorkersRequest) -> ListWorkersResponse;
+    worker::count_workers(CountWorkersRequest) -> CountWorkersResponse;
     worker::describe_worker(DescribeWorkerRequest) -> DescribeWorkerResponse;
     worker::shutdown_worker(ShutdownWorkerRequest) -> ShutdownWorkerResponse;
 

@@ -132,8 +132,13 @@ impl Limits {
     /// A queue on which a user starts something.
     pub fn user_task_queue(&self, queue: &mut Option<TaskQueue>) -> Result<(), Error> {
         self.task_queue(queue)?;
-        if queue.as_ref().is_some_and(|queue| queue.name == INTERNAL_QUEUE) {
-            return invalid(format!("cannot use internal per-namespace task queue {INTERNAL_QUEUE}"));
+        if queue
+            .as_ref()
+            .is_some_and(|queue| queue.name == INTERNAL_QUEUE)
+        {
+            return invalid(format!(
+                "cannot use internal per-namespace task queue {INTERNAL_QUEUE}"
+            ));
         }
         Ok(())
     }
@@ -157,7 +162,10 @@ impl Limits {
     }
 
     pub fn memo(&self, memo: &Option<Memo>) -> Result<(), Error> {
-        if memo.as_ref().is_some_and(|memo| memo.encoded_len() > self.memo_bytes) {
+        if memo
+            .as_ref()
+            .is_some_and(|memo| memo.encoded_len() > self.memo_bytes)
+        {
             return invalid("Memo size exceeds limit.");
         }
         Ok(())
@@ -171,7 +179,11 @@ impl Limits {
                 links.len()
             ));
         }
-        match links.iter().map(Message::encoded_len).find(|len| *len > self.link_bytes) {
+        match links
+            .iter()
+            .map(Message::encoded_len)
+            .find(|len| *len > self.link_bytes)
+        {
             Some(len) => invalid(format!(
                 "link exceeds allowed size of {} bytes, got {len}",
                 self.link_bytes
@@ -208,12 +220,17 @@ impl Limits {
     }
 
     pub fn user_metadata(&self, metadata: &Option<UserMetadata>) -> Result<(), Error> {
-        let Some(metadata) = metadata else { return Ok(()) };
+        let Some(metadata) = metadata else {
+            return Ok(());
+        };
         for (payload, max, what) in [
             (&metadata.summary, self.summary_bytes, "summary"),
             (&metadata.details, self.details_bytes, "details"),
         ] {
-            if payload.as_ref().is_some_and(|payload| payload.encoded_len() > max) {
+            if payload
+                .as_ref()
+                .is_some_and(|payload| payload.encoded_len() > max)
+            {
                 return invalid(format!("user metadata {what} exceeds {max} bytes"));
             }
         }
@@ -232,9 +249,9 @@ pub fn run_id(id: &str) -> Result<(), Error> {
 /// Spans are not negative; those too long are cut to size by the engine.
 pub fn span(span: &Option<Duration>, what: &str) -> Result<(), Error> {
     match span {
-        Some(span) if span.seconds < 0 || span.nanos < 0 => {
-            invalid(format!("An invalid {what} is set on request. cause: negative duration"))
-        }
+        Some(span) if span.seconds < 0 || span.nanos < 0 => invalid(format!(
+            "An invalid {what} is set on request. cause: negative duration"
+        )),
         _ => Ok(()),
     }
 }
@@ -255,9 +272,7 @@ pub fn retry_policy(policy: &Option<RetryPolicy>) -> Result<(), Error> {
     if let (Some(initial), Some(maximum)) = (&policy.initial_interval, &policy.maximum_interval) {
         let maximum = (maximum.seconds, maximum.nanos);
         if maximum != (0, 0) && maximum < (initial.seconds, initial.nanos) {
-            return invalid(
-                "MaximumInterval cannot be less than InitialInterval on retry policy.",
-            );
+            return invalid("MaximumInterval cannot be less than InitialInterval on retry policy.");
         }
     }
     if policy.maximum_attempts < 0 {
@@ -265,8 +280,13 @@ pub fn retry_policy(policy: &Option<RetryPolicy>) -> Result<(), Error> {
     }
     for entry in &policy.non_retryable_error_types {
         if let Some(timeout) = entry.strip_prefix("TemporalTimeout:")
-            && !["StartToClose", "ScheduleToStart", "ScheduleToClose", "Heartbeat"]
-                .contains(&timeout)
+            && ![
+                "StartToClose",
+                "ScheduleToStart",
+                "ScheduleToClose",
+                "Heartbeat",
+            ]
+            .contains(&timeout)
         {
             return invalid(format!("Invalid timeout type value: {timeout}."));
         }
@@ -275,12 +295,16 @@ pub fn retry_policy(policy: &Option<RetryPolicy>) -> Result<(), Error> {
 }
 
 pub fn priority(priority: &Option<Priority>) -> Result<(), Error> {
-    let Some(priority) = priority else { return Ok(()) };
+    let Some(priority) = priority else {
+        return Ok(());
+    };
     if priority.priority_key < 0 {
         return invalid("priority key can't be negative");
     }
     if priority.fairness_key.len() > FAIRNESS_KEY_BYTES_MAX {
-        return invalid(format!("fairness key length exceeds limit of {FAIRNESS_KEY_BYTES_MAX}"));
+        return invalid(format!(
+            "fairness key length exceeds limit of {FAIRNESS_KEY_BYTES_MAX}"
+        ));
     }
     if priority.fairness_weight < 0.0 || priority.fairness_weight.is_nan() {
         return invalid("fairness weight can't be negative");
@@ -317,7 +341,9 @@ pub fn long_poll(deadline: Option<Instant>) -> Result<(), Error> {
     match deadline {
         None => invalid("Context timeout is not set."),
         Some(deadline) if deadline.saturating_duration_since(Instant::now()) < LONG_POLL_MIN => {
-            Err(Error::FailedPrecondition("Context timeout is too short.".to_owned()))
+            Err(Error::FailedPrecondition(
+                "Context timeout is too short.".to_owned(),
+            ))
         }
         Some(_) => Ok(()),
     }
@@ -356,7 +382,11 @@ mod tests {
                 workflow_id: workflow_id.to_owned(),
                 run_id: run_id.to_owned(),
             });
-            assert_eq!(limits().execution(&execution).is_ok(), ok, "{workflow_id} {run_id}");
+            assert_eq!(
+                limits().execution(&execution).is_ok(),
+                ok,
+                "{workflow_id} {run_id}"
+            );
         }
         assert!(limits().execution(&None).is_err());
         let mut id = String::new();
@@ -390,7 +420,11 @@ mod tests {
                 assert_ne!(given.unwrap().kind(), Unspecified);
             }
         }
-        assert!(limits().user_task_queue(&mut queue(INTERNAL_QUEUE, Normal, "")).is_err());
+        assert!(
+            limits()
+                .user_task_queue(&mut queue(INTERNAL_QUEUE, Normal, ""))
+                .is_err()
+        );
     }
 
     #[test]
@@ -436,14 +470,22 @@ mod tests {
             (R::RejectDuplicate, C::TerminateExisting, false),
             (R::AllowDuplicate, C::TerminateExisting, true),
         ] {
-            assert_eq!(id_policies(reuse, conflict).is_ok(), ok, "{reuse:?} {conflict:?}");
+            assert_eq!(
+                id_policies(reuse, conflict).is_ok(),
+                ok,
+                "{reuse:?} {conflict:?}"
+            );
         }
     }
 
     #[test]
     fn priorities() {
         let given = |priority_key, fairness_key: &str, fairness_weight| {
-            Some(Priority { priority_key, fairness_key: fairness_key.to_owned(), fairness_weight })
+            Some(Priority {
+                priority_key,
+                fairness_key: fairness_key.to_owned(),
+                fairness_weight,
+            })
         };
         for (priority_, ok) in [
             (None, true),
@@ -461,7 +503,10 @@ mod tests {
     fn deadlines_of_polls() {
         let after = |seconds| Some(Instant::now() + std::time::Duration::from_secs(seconds));
         assert!(matches!(long_poll(None), Err(Error::InvalidArgument(_))));
-        assert!(matches!(long_poll(after(1)), Err(Error::FailedPrecondition(_))));
+        assert!(matches!(
+            long_poll(after(1)),
+            Err(Error::FailedPrecondition(_))
+        ));
         assert!(long_poll(after(3600)).is_ok());
     }
 
@@ -470,6 +515,15 @@ mod tests {
         assert!(span(&None, "x").is_ok());
         assert!(span(&seconds(0), "x").is_ok());
         assert!(span(&seconds(-1), "x").is_err());
-        assert!(span(&Some(Duration { seconds: 0, nanos: -1 }), "x").is_err());
+        assert!(
+            span(
+                &Some(Duration {
+                    seconds: 0,
+                    nanos: -1
+                }),
+                "x"
+            )
+            .is_err()
+        );
     }
 }

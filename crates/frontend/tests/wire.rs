@@ -36,28 +36,52 @@ async fn start() -> Running {
         retention: Duration::from_secs(86_400),
         ..Default::default()
     };
-    let config = Config { namespaces: vec![namespace], ..Default::default() };
+    let config = Config {
+        namespaces: vec![namespace],
+        ..Default::default()
+    };
     let store = SqliteStore::memory().expect("a store in memory opens");
-    let server = Server::start(Arc::new(store), config).await.expect("the server starts");
+    let server = Server::start(Arc::new(store), config)
+        .await
+        .expect("the server starts");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (drain, drained) = oneshot::channel();
     let served = tokio::spawn(serve(listener, server.clone(), Options::default(), async {
-        let _ = drained.await;
+        if drained.await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }));
-    let client = connect(&address.to_string()).await.expect("the server is reachable");
-    Running { server, client, drain, served }
+    let client = connect(&address.to_string())
+        .await
+        .expect("the server is reachable");
+    Running {
+        server,
+        client,
+        drain,
+        served,
+    }
 }
 
 /// A start that is well-formed but for the size of its input.
 fn start_request(input_bytes: usize) -> StartWorkflowExecutionRequest {
-    let payload = Payload { data: vec![b'x'; input_bytes], ..Default::default() };
+    let payload = Payload {
+        data: vec![b'x'; input_bytes],
+        ..Default::default()
+    };
     StartWorkflowExecutionRequest {
         namespace: DEFAULT.to_owned(),
         workflow_id: "w".to_owned(),
-        workflow_type: Some(WorkflowType { name: "t".to_owned() }),
-        task_queue: Some(TaskQueue { name: "q".to_owned(), ..Default::default() }),
-        input: Some(Payloads { payloads: vec![payload] }),
+        workflow_type: Some(WorkflowType {
+            name: "t".to_owned(),
+        }),
+        task_queue: Some(TaskQueue {
+            name: "q".to_owned(),
+            ..Default::default()
+        }),
+        input: Some(Payloads {
+            payloads: vec![payload],
+        }),
         ..Default::default()
     }
 }
@@ -80,9 +104,17 @@ async fn messages_that_are_too_large_get_the_answer_that_clients_know() {
             "grpc: received message larger than max",
             "grpc: received message after decompression larger than max",
         ),
-        (3 * MIB, "StartWorkflowExecution: Blob data", "StartWorkflowExecution: Blob data"),
+        (
+            3 * MIB,
+            "StartWorkflowExecution: Blob data",
+            "StartWorkflowExecution: Blob data",
+        ),
     ] {
-        let code = if bytes > 4 * MIB { Code::ResourceExhausted } else { Code::InvalidArgument };
+        let code = if bytes > 4 * MIB {
+            Code::ResourceExhausted
+        } else {
+            Code::InvalidArgument
+        };
         for (client, text) in [(&mut plain, plain_text), (&mut gzip, gzip_text)] {
             let call = client.start_workflow_execution(request(start_request(bytes), MINUTE));
             let status = refusal(call).await;
@@ -91,7 +123,10 @@ async fn messages_that_are_too_large_get_the_answer_that_clients_know() {
         }
     }
     // The connection is as good as before.
-    plain.get_system_info(request(GetSystemInfoRequest {}, MINUTE)).await.unwrap();
+    plain
+        .get_system_info(request(GetSystemInfoRequest {}, MINUTE))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -99,11 +134,20 @@ async fn refusals_carry_their_detail() {
     let mut client = start().await.client;
     let list = |namespace: &str| {
         let namespace = namespace.to_owned();
-        request(ListWorkflowExecutionsRequest { namespace, ..Default::default() }, MINUTE)
+        request(
+            ListWorkflowExecutionsRequest {
+                namespace,
+                ..Default::default()
+            },
+            MINUTE,
+        )
     };
     let status = refusal(client.list_workflow_executions(list("nowhere"))).await;
     assert_eq!(status.code(), Code::NotFound);
-    let detail = rpc::Status::decode(status.details()).unwrap().details.remove(0);
+    let detail = rpc::Status::decode(status.details())
+        .unwrap()
+        .details
+        .remove(0);
     assert_eq!(
         detail.type_url,
         "type.googleapis.com/temporal.api.errordetails.v1.NamespaceNotFoundFailure"
@@ -128,44 +172,60 @@ async fn tokens_and_polls_are_checked_first() {
     }
     let poll = || PollNexusTaskQueueRequest {
         namespace: DEFAULT.to_owned(),
-        task_queue: Some(TaskQueue { name: "q".to_owned(), ..Default::default() }),
+        task_queue: Some(TaskQueue {
+            name: "q".to_owned(),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let status = refusal(client.poll_nexus_task_queue(poll())).await;
     assert_eq!(status.code(), Code::InvalidArgument, "without a deadline");
     let soon = request(poll(), Duration::from_secs(1));
     let status = refusal(client.poll_nexus_task_queue(soon)).await;
-    assert_eq!(status.code(), Code::FailedPrecondition, "with too short a deadline");
+    assert_eq!(
+        status.code(),
+        Code::FailedPrecondition,
+        "with too short a deadline"
+    );
 }
 
 #[tokio::test]
 async fn what_is_not_served_says_so() {
     let mut client = start().await.client;
     let namespace = || DEFAULT.to_owned();
-    let schedules = ListSchedulesRequest { namespace: namespace(), ..Default::default() };
+    let schedules = ListSchedulesRequest {
+        namespace: namespace(),
+        ..Default::default()
+    };
     let status = refusal(client.list_schedules(schedules)).await;
     assert_eq!(status.code(), Code::Unimplemented);
     let sets = GetWorkerBuildIdCompatibilityRequest {
         namespace: namespace(),
         ..Default::default()
     };
-    #[expect(deprecated, reason = "it is the deprecated call that is refused")]
     let status = refusal(client.get_worker_build_id_compatibility(sets)).await;
     assert_eq!(status.code(), Code::PermissionDenied);
 }
 
 #[tokio::test]
 async fn draining_ends_polls_and_lets_go_of_connections() {
-    let mut running = start().await;
+    let running = start().await;
     let poll = PollNexusTaskQueueRequest {
         namespace: DEFAULT.to_owned(),
-        task_queue: Some(TaskQueue { name: "q".to_owned(), ..Default::default() }),
+        task_queue: Some(TaskQueue {
+            name: "q".to_owned(),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let mut poller = running.client.clone();
-    let poll = tokio::spawn(async move { poller.poll_nexus_task_queue(request(poll, MINUTE)).await });
-    // An answer on the same connection means that the poll before it has arrived.
-    running.client.get_system_info(request(GetSystemInfoRequest {}, MINUTE)).await.unwrap();
+    let poll =
+        tokio::spawn(async move { poller.poll_nexus_task_queue(request(poll, MINUTE)).await });
+    let waits =
+        r#"service_pending_requests{operation="PollNexusTaskQueue",service_name="frontend"} 1"#;
+    while !running.server.metrics().encode().contains(waits) {
+        tokio::task::yield_now().await;
+    }
     running.drain.send(()).unwrap();
     let answer = poll.await.unwrap().expect("the poll ends empty");
     assert!(answer.into_inner().task_token.is_empty());
@@ -177,20 +237,36 @@ async fn draining_ends_polls_and_lets_go_of_connections() {
 async fn bytes_that_are_no_requests_harm_nobody() {
     let running = start().await;
     let mut client = running.client.clone();
-    let namespace = DescribeNamespaceRequest { namespace: DEFAULT.into(), ..Default::default() };
+    let namespace = DescribeNamespaceRequest {
+        namespace: DEFAULT.into(),
+        ..Default::default()
+    };
     let metrics = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = metrics.local_addr().unwrap();
-    tokio::spawn(serve_metrics(metrics, running.server.metrics().clone(), std::future::pending()));
+    tokio::spawn(serve_metrics(
+        metrics,
+        running.server.metrics().clone(),
+        std::future::pending(),
+    ));
     for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 1000], &[0xff; 1000]] {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(bytes).await.unwrap();
     }
-    client.describe_namespace(request(namespace, MINUTE)).await.unwrap();
+    client
+        .describe_namespace(request(namespace, MINUTE))
+        .await
+        .unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
     let line = r#"service_requests_total{operation="DescribeNamespace",service_name="frontend"} 1"#;
-    assert!(text.starts_with("HTTP/1.1 200 OK") && text.contains(line), "{text}");
+    assert!(
+        text.starts_with("HTTP/1.1 200 OK") && text.contains(line),
+        "{text}"
+    );
     assert!(text.contains("tidemill_store_fsyncs_total"), "{text}");
 }

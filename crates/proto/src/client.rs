@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 pub use tonic::transport::Channel;
-pub use tonic::{Code, Request, Status};
 use tonic::transport::{Endpoint, Error};
+pub use tonic::{Code, Request, Status};
 
 use crate::workflow_service::WorkflowServiceClient;
 
@@ -37,7 +37,13 @@ pub fn request<M>(message: M, timeout: Duration) -> Request<M> {
     let mut request = Request::new(message);
     request.set_timeout(timeout);
     let metadata = request.metadata_mut();
-    metadata.insert("client-name", CLIENT_NAME.parse().expect("a constant header is valid"));
-    metadata.insert("client-version", CLIENT_VERSION.parse().expect("a constant header is valid"));
+    metadata.insert(
+        "client-name",
+        CLIENT_NAME.parse().expect("a constant header is valid"),
+    );
+    metadata.insert(
+        "client-version",
+        CLIENT_VERSION.parse().expect("a constant header is valid"),
+    );
     request
 }

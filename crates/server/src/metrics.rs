@@ -170,8 +170,16 @@ impl Metrics {
         let mut registry = self.registry.lock();
         let r = &mut *registry;
         r.register("service_requests", "RPCs received", self.requests.clone());
-        r.register("service_pending_requests", "RPCs in progress", self.pending.clone());
-        r.register("service_latency_seconds", "Time to answer an RPC", self.latency.clone());
+        r.register(
+            "service_pending_requests",
+            "RPCs in progress",
+            self.pending.clone(),
+        );
+        r.register(
+            "service_latency_seconds",
+            "Time to answer an RPC",
+            self.latency.clone(),
+        );
         r.register(
             "service_errors_with_type",
             "RPCs answered with an error, by its gRPC code",
@@ -217,12 +225,17 @@ impl Metrics {
 
     /// Shows what the store counts of itself.
     pub fn watch_store(&self, store: Arc<dyn Store>) {
-        self.registry.lock().register_collector(Box::new(StoreCounters(store)));
+        self.registry
+            .lock()
+            .register_collector(Box::new(StoreCounters(store)));
     }
 
     /// The handle of an RPC, to be resolved once.
     pub fn operation(&self, name: &'static str) -> Operation {
-        let labels = OperationLabels { operation: name, service_name: "frontend" };
+        let labels = OperationLabels {
+            operation: name,
+            service_name: "frontend",
+        };
         Operation {
             name,
             requests: self.requests.get_or_create_owned(&labels),
@@ -285,7 +298,10 @@ impl Operation {
         if code == 0 {
             return;
         }
-        let code = usize::try_from(code).ok().filter(|&code| code < ERROR_TYPES.len()).unwrap_or(2);
+        let code = usize::try_from(code)
+            .ok()
+            .filter(|&code| code < ERROR_TYPES.len())
+            .unwrap_or(2);
         self.errors[code]
             .get_or_init(|| {
                 self.by_type.get_or_create_owned(&ErrorLabels {
@@ -323,7 +339,12 @@ impl Histogram {
 
     fn new(bounds: &'static [u64], scale: f64) -> Self {
         let buckets = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Self(Arc::new(HistogramInner { bounds, scale, buckets, sum: AtomicU64::new(0) }))
+        Self(Arc::new(HistogramInner {
+            bounds,
+            scale,
+            buckets,
+            sum: AtomicU64::new(0),
+        }))
     }
 
     /// Records a span of time.
@@ -421,11 +442,16 @@ mod tests {
     fn queue_labels_are_bounded() {
         let metrics = Metrics::new();
         for i in 0..QUEUE_LABELS_MAX + 10 {
-            metrics.queue("default", &format!("q{i}"), TaskType::Activity).backlog.inc();
+            metrics
+                .queue("default", &format!("q{i}"), TaskType::Activity)
+                .backlog
+                .inc();
         }
         let text = metrics.encode();
-        let backlogs =
-            text.lines().filter(|line| line.starts_with("approximate_backlog_count{")).count();
+        let backlogs = text
+            .lines()
+            .filter(|line| line.starts_with("approximate_backlog_count{"))
+            .count();
         assert_eq!(backlogs, QUEUE_LABELS_MAX + 1);
         let rest = r#"{namespace="__other__",taskqueue="__other__",task_type="Activity"} 10"#;
         assert!(text.contains(rest), "{text}");

@@ -144,7 +144,8 @@ struct Index {
 impl Index {
     fn insert(&mut self, namespace: Namespace) {
         self.remove(&namespace.id);
-        self.by_name.insert(namespace.name.clone(), namespace.clone());
+        self.by_name
+            .insert(namespace.name.clone(), namespace.clone());
         self.by_id.insert(namespace.id, namespace);
     }
 
@@ -163,14 +164,20 @@ impl Namespaces {
         committer: Arc<Committer>,
         wanted: Vec<Registration>,
     ) -> Result<Self, Error> {
-        let stored = store.namespaces().map_err(|e| Error::Unavailable(e.to_string()))?;
+        let stored = store
+            .namespaces()
+            .map_err(|e| Error::Unavailable(e.to_string()))?;
         let mut index = Index::default();
         for write in stored {
             if let Some(value) = &write.value {
                 index.insert(decode(value)?);
             }
         }
-        let this = Self { index: RwLock::new(index), writer: Default::default(), committer };
+        let this = Self {
+            index: RwLock::new(index),
+            writer: Default::default(),
+            committer,
+        };
         if this.by_id(SYSTEM_ID.as_bytes()).is_err() {
             let system = Registration {
                 name: SYSTEM.to_owned(),
@@ -218,7 +225,12 @@ impl Namespaces {
         use std::ops::Bound;
         let from = id.map_or(Bound::Unbounded, Bound::Excluded);
         let index = self.index.read();
-        index.by_id.range((from, Bound::Unbounded)).take(limit).map(|(_, ns)| ns.clone()).collect()
+        index
+            .by_id
+            .range((from, Bound::Unbounded))
+            .take(limit)
+            .map(|(_, ns)| ns.clone())
+            .collect()
     }
 
     /// Makes a namespace.
@@ -264,7 +276,10 @@ impl Namespaces {
         name: &str,
         wanted: &HashMap<String, i32>,
     ) -> Result<Namespace, Error> {
-        self.change(name, |d| search_attributes::add(&mut d.custom_search_attributes, wanted)).await
+        self.change(name, |d| {
+            search_attributes::add(&mut d.custom_search_attributes, wanted)
+        })
+        .await
     }
 
     /// Removes custom search attributes.
@@ -273,8 +288,10 @@ impl Namespaces {
         name: &str,
         names: &[String],
     ) -> Result<Namespace, Error> {
-        self.change(name, |d| search_attributes::remove(&mut d.custom_search_attributes, names))
-            .await
+        self.change(name, |d| {
+            search_attributes::remove(&mut d.custom_search_attributes, names)
+        })
+        .await
     }
 
     /// Marks a namespace as deleted and frees its name. Its runs are then for the caller to
@@ -300,9 +317,15 @@ impl Namespaces {
         let mut writer = self.writer.lock().await;
         let namespace = self.by_id(id)?;
         if namespace.state != NamespaceState::Deleted {
-            return Err(Error::FailedPrecondition("Namespace is not deleted.".to_owned()));
+            return Err(Error::FailedPrecondition(
+                "Namespace is not deleted.".to_owned(),
+            ));
         }
-        let write = NamespaceWrite { id: *id, name: namespace.name.clone(), value: None };
+        let write = NamespaceWrite {
+            id: *id,
+            name: namespace.name.clone(),
+            value: None,
+        };
         self.write(&mut writer, write).await?;
         self.index.write().remove(id);
         Ok(())
@@ -330,7 +353,11 @@ impl Namespaces {
     ) -> Result<Namespace, Error> {
         details.schema = schema_of(&details.custom_search_attributes);
         let value = Some(encode(&details).into());
-        let write = NamespaceWrite { id: details.id, name: details.name.clone(), value };
+        let write = NamespaceWrite {
+            id: details.id,
+            name: details.name.clone(),
+            value,
+        };
         self.write(generation, write).await?;
         let namespace = Namespace(Arc::new(details));
         self.index.write().insert(namespace.clone());
@@ -338,7 +365,10 @@ impl Namespaces {
     }
 
     async fn write(&self, generation: &mut u64, write: NamespaceWrite) -> Result<(), Error> {
-        let commit = Commit { namespaces: vec![write], ..Default::default() };
+        let commit = Commit {
+            namespaces: vec![write],
+            ..Default::default()
+        };
         let (done, durable) = tokio::sync::oneshot::channel();
         self.committer.submit(
             LANE,
@@ -354,14 +384,18 @@ impl Namespaces {
                 *generation += 1;
                 Err(Error::Unavailable(text))
             }
-            Err(_) => Err(Error::Unavailable("The server is shutting down.".to_owned())),
+            Err(_) => Err(Error::Unavailable(
+                "The server is shutting down.".to_owned(),
+            )),
         }
     }
 }
 
 fn check_retention(retention: Duration) -> Result<(), Error> {
     if retention < RETENTION_MIN {
-        return Err(Error::invalid("A valid retention period is not set on request."));
+        return Err(Error::invalid(
+            "A valid retention period is not set on request.",
+        ));
     }
     Ok(())
 }
@@ -400,7 +434,9 @@ fn apply(details: &mut Details, update: Update) -> Result<(), Error> {
 }
 
 fn schema_of(custom: &Custom) -> SchemaOf {
-    SchemaOf(Schema::with_custom(custom.iter().map(|(name, ty)| (name.clone(), *ty))))
+    SchemaOf(Schema::with_custom(
+        custom.iter().map(|(name, ty)| (name.clone(), *ty)),
+    ))
 }
 
 /// A namespace in the store.
@@ -454,14 +490,22 @@ fn decode(bytes: &[u8]) -> Result<Namespace, Error> {
     let lost = |what: String| Error::DataLoss(format!("namespace record: {what}"));
     let record = Record::decode(bytes).map_err(|e| lost(e.to_string()))?;
     if record.version > RECORD_VERSION {
-        return Err(lost(format!("version {} is newer than this binary", record.version)));
+        return Err(lost(format!(
+            "version {} is newer than this binary",
+            record.version
+        )));
     }
-    let id = record.id.try_into().map_err(|_| lost("its id is not a UUID".to_owned()))?;
+    let id = record
+        .id
+        .try_into()
+        .map_err(|_| lost("its id is not a UUID".to_owned()))?;
     let custom: Custom = record
         .search_attributes
         .into_iter()
         .filter_map(|(name, ty)| {
-            let ty = IndexedValueType::try_from(ty).ok().and_then(search_attributes::from_proto)?;
+            let ty = IndexedValueType::try_from(ty)
+                .ok()
+                .and_then(search_attributes::from_proto)?;
             Some((name, ty))
         })
         .collect();
@@ -510,8 +554,15 @@ mod tests {
 
     #[test]
     fn damaged_and_newer_records_are_refused() {
-        let newer = Record { version: RECORD_VERSION + 1, id: vec![0; 16], ..Default::default() };
-        let no_id = Record { version: RECORD_VERSION, ..Default::default() };
+        let newer = Record {
+            version: RECORD_VERSION + 1,
+            id: vec![0; 16],
+            ..Default::default()
+        };
+        let no_id = Record {
+            version: RECORD_VERSION,
+            ..Default::default()
+        };
         for bytes in [newer.encode_to_vec(), no_id.encode_to_vec(), vec![0xff; 9]] {
             assert!(matches!(decode(&bytes), Err(Error::DataLoss(_))));
         }
@@ -529,8 +580,17 @@ mod tests {
             (Deleted, Registered, false),
             (Deleted, Deprecated, false),
         ] {
-            let mut details = Details { state: from, ..details() };
-            let result = apply(&mut details, Update { state: Some(to), ..Default::default() });
+            let mut details = Details {
+                state: from,
+                ..details()
+            };
+            let result = apply(
+                &mut details,
+                Update {
+                    state: Some(to),
+                    ..Default::default()
+                },
+            );
             assert_eq!(result.is_ok(), ok, "{from:?} -> {to:?}");
             assert_eq!(details.state, if ok { to } else { from });
         }
@@ -546,12 +606,21 @@ mod tests {
             ..Default::default()
         };
         apply(&mut d, update).unwrap();
-        assert_eq!((d.description.as_str(), d.owner_email.as_str()), ("new", "a@b"));
+        assert_eq!(
+            (d.description.as_str(), d.owner_email.as_str()),
+            ("new", "a@b")
+        );
         assert_eq!(d.data.len(), 2);
         assert!(d.bad_binaries.is_empty());
-        let again = Update { delete_bad_binary: "sum".to_owned(), ..Default::default() };
+        let again = Update {
+            delete_bad_binary: "sum".to_owned(),
+            ..Default::default()
+        };
         assert!(apply(&mut d, again).is_err());
-        let short = Update { retention: Some(Duration::from_secs(59)), ..Default::default() };
+        let short = Update {
+            retention: Some(Duration::from_secs(59)),
+            ..Default::default()
+        };
         assert!(apply(&mut d, short).is_err());
     }
 }

@@ -35,7 +35,9 @@ pub fn add(custom: &mut Custom, wanted: &HashMap<String, i32>) -> Result<(), Err
             return Err(Error::InvalidArgument(text));
         }
         let Some(ty) = IndexedValueType::try_from(*ty).ok().and_then(from_proto) else {
-            return Err(Error::InvalidArgument(format!("Unknown search attribute type: {ty}.")));
+            return Err(Error::InvalidArgument(format!(
+                "Unknown search attribute type: {ty}."
+            )));
         };
         if !custom.contains_key(name) {
             fresh.push((name.clone(), ty));
@@ -57,9 +59,7 @@ pub fn remove(custom: &mut Custom, names: &[String]) -> Result<(), Error> {
         return Err(Error::invalid("SearchAttributes are not set on request."));
     }
     for name in names {
-        if !custom.contains_key(name)
-            && (Schema::is_system(name) || Schema::is_predefined(name))
-        {
+        if !custom.contains_key(name) && (Schema::is_system(name) || Schema::is_predefined(name)) {
             let text = format!("Unable to remove non-custom search attributes: {name}.");
             return Err(Error::InvalidArgument(text));
         }
@@ -76,11 +76,19 @@ pub fn decode(ty: AttributeType, payload: &Payload) -> Result<Option<AttributeVa
         Some(b"binary/null") => return Ok(None),
         Some(b"json/plain") => {}
         Some(other) => {
-            return Err(format!("a payload with encoding {}", String::from_utf8_lossy(other)));
+            return Err(format!(
+                "a payload with encoding {}",
+                String::from_utf8_lossy(other)
+            ));
         }
         None => return Err("a payload without encoding".to_owned()),
     }
-    let shown = || String::from_utf8_lossy(&payload.data).chars().take(100).collect::<String>();
+    let shown = || {
+        String::from_utf8_lossy(&payload.data)
+            .chars()
+            .take(100)
+            .collect::<String>()
+    };
     let json: serde_json::Value = serde_json::from_slice(&payload.data).map_err(|_| shown())?;
     from_json(ty, &json).ok_or_else(shown)
 }
@@ -108,7 +116,10 @@ fn from_json(ty: AttributeType, json: &serde_json::Value) -> Option<Option<Attri
 }
 
 fn strings(items: &[serde_json::Value]) -> Option<Vec<String>> {
-    items.iter().map(|item| item.as_str().map(str::to_owned)).collect()
+    items
+        .iter()
+        .map(|item| item.as_str().map(str::to_owned))
+        .collect()
 }
 
 fn scalar(ty: AttributeType, value: &serde_json::Value) -> Option<AttributeValue> {
@@ -130,7 +141,9 @@ fn scalar(ty: AttributeType, value: &serde_json::Value) -> Option<AttributeValue
 pub fn type_named(name: &str) -> Option<AttributeType> {
     use AttributeType::{Bool, Datetime, Double, Int, Keyword, KeywordList, Text};
     let known = [Bool, Int, Double, Datetime, Keyword, KeywordList, Text];
-    known.into_iter().find(|ty| format!("{ty:?}").eq_ignore_ascii_case(name))
+    known
+        .into_iter()
+        .find(|ty| format!("{ty:?}").eq_ignore_ascii_case(name))
 }
 
 /// The protocol's number of a type.
@@ -184,7 +197,11 @@ mod tests {
             (T::Keyword, r#"["a","b"]"#, Ok(Some(list(&["a", "b"])))),
             (T::Keyword, "5", Err(())),
             (T::Keyword, "[1,2]", Err(())),
-            (T::Text, r#""many words""#, Ok(Some(V::Text("many words".into())))),
+            (
+                T::Text,
+                r#""many words""#,
+                Ok(Some(V::Text("many words".into()))),
+            ),
             (T::Text, r#"["a","b"]"#, Err(())),
             (T::Int, "5", Ok(Some(V::Int(5)))),
             (T::Int, "[5]", Ok(Some(V::Int(5)))),
@@ -193,8 +210,16 @@ mod tests {
             (T::Double, "5", Ok(Some(V::Double(5.0)))),
             (T::Bool, "true", Ok(Some(V::Bool(true)))),
             (T::Bool, "1", Err(())),
-            (T::Datetime, r#""1970-01-01T00:00:01.5Z""#, Ok(Some(V::Datetime(1_500_000_000)))),
-            (T::Datetime, r#""1970-01-01T01:00:00+01:00""#, Ok(Some(V::Datetime(0)))),
+            (
+                T::Datetime,
+                r#""1970-01-01T00:00:01.5Z""#,
+                Ok(Some(V::Datetime(1_500_000_000))),
+            ),
+            (
+                T::Datetime,
+                r#""1970-01-01T01:00:00+01:00""#,
+                Ok(Some(V::Datetime(0))),
+            ),
             (T::Datetime, r#""yesterday""#, Err(())),
             (T::KeywordList, r#"["a","b"]"#, Ok(Some(list(&["a", "b"])))),
             (T::KeywordList, r#"["a",null]"#, Err(())),
@@ -205,7 +230,11 @@ mod tests {
             (T::Keyword, "{broken", Err(())),
         ];
         for (ty, text, expected) in rows {
-            assert_eq!(decode(ty, &json(text)).map_err(|_| ()), expected, "{ty:?} {text}");
+            assert_eq!(
+                decode(ty, &json(text)).map_err(|_| ()),
+                expected,
+                "{ty:?} {text}"
+            );
         }
     }
 

@@ -9,7 +9,9 @@ use crate::exit::Failure;
 pub(crate) fn apply(values: &[String], limits: &mut Limits) -> Result<(), Failure> {
     for value in values {
         let (key, json) = value.split_once('=').ok_or_else(|| {
-            Failure::usage(format!("--dynamic-config-value {value}: KEY=JSON is wanted"))
+            Failure::usage(format!(
+                "--dynamic-config-value {value}: KEY=JSON is wanted"
+            ))
         })?;
         let json: serde_json::Value = serde_json::from_str(json).map_err(|error| {
             Failure::usage(format!("--dynamic-config-value {key}: not JSON: {error}"))
@@ -21,9 +23,13 @@ pub(crate) fn apply(values: &[String], limits: &mut Limits) -> Result<(), Failur
 
 fn set(key: &str, json: &serde_json::Value, limits: &mut Limits) -> Result<(), Failure> {
     let number = || {
-        json.as_u64().filter(|number| i64::try_from(*number).is_ok()).ok_or_else(|| {
-            Failure::usage(format!("--dynamic-config-value {key}: {json} is not a number"))
-        })
+        json.as_u64()
+            .filter(|number| i64::try_from(*number).is_ok())
+            .ok_or_else(|| {
+                Failure::usage(format!(
+                    "--dynamic-config-value {key}: {json} is not a number"
+                ))
+            })
     };
     let size = || number().map(|number| number as usize);
     let count = || number().map(|number| number as i64);
@@ -81,7 +87,12 @@ mod tests {
 
     #[test]
     fn values_that_are_refused() {
-        for value in ["no-equals-sign", "key=not json", "limit.blobSize.error=true", "limit.blobSize.error=-1"] {
+        for value in [
+            "no-equals-sign",
+            "key=not json",
+            "limit.blobSize.error=true",
+            "limit.blobSize.error=-1",
+        ] {
             let result = apply(&[value.to_owned()], &mut Limits::default());
             assert_eq!(result.unwrap_err().code(), 2, "{value}");
         }

@@ -46,17 +46,26 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     let listen = Listen::parse(&arguments.listen, "--listen")?;
     let metrics = arguments.metrics_listen.as_deref();
-    let metrics = metrics.map(|address| Listen::parse(address, "--metrics-listen")).transpose()?;
+    let metrics = metrics
+        .map(|address| Listen::parse(address, "--metrics-listen"))
+        .transpose()?;
     let names = std::iter::once(DEFAULT.to_owned()).chain(arguments.namespace);
     let namespaces = names
-        .map(|name| Registration { name, retention: arguments.retention, ..Default::default() })
+        .map(|name| Registration {
+            name,
+            retention: arguments.retention,
+            ..Default::default()
+        })
         .collect();
     run::run(run::Setup {
         listen,
         metrics,
         allow_remote: arguments.allow_remote,
         data: Data::File(arguments.data_file),
-        config: Config { namespaces, ..Default::default() },
+        config: Config {
+            namespaces,
+            ..Default::default()
+        },
         banner: false,
     })
 }

@@ -21,8 +21,10 @@ impl Listen {
     /// Reads `host:port`.
     pub(crate) fn parse(text: &str, flag: &'static str) -> Result<Self, Failure> {
         let wrong = |why: &str| Failure::usage(format!("{flag} {text}: {why}"));
-        let addresses: Vec<SocketAddr> =
-            text.to_socket_addrs().map_err(|error| wrong(&error.to_string()))?.collect();
+        let addresses: Vec<SocketAddr> = text
+            .to_socket_addrs()
+            .map_err(|error| wrong(&error.to_string()))?
+            .collect();
         // A name such as localhost can stand for addresses of both families: clients try IPv4.
         let address = addresses.iter().find(|a| a.is_ipv4()).or(addresses.first());
         let address = *address.ok_or_else(|| wrong("no address found"))?;
@@ -33,9 +35,14 @@ impl Listen {
     pub(crate) fn of(ip: &str, port: u16, flag: &'static str) -> Result<Self, Failure> {
         let ip = match ip {
             "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            ip => ip.parse().map_err(|_| Failure::usage(format!("{ip} is not an IP address")))?,
+            ip => ip
+                .parse()
+                .map_err(|_| Failure::usage(format!("{ip} is not an IP address")))?,
         };
-        Ok(Self { address: SocketAddr::new(ip, port), flag })
+        Ok(Self {
+            address: SocketAddr::new(ip, port),
+            flag,
+        })
     }
 
     /// Refuses addresses that other machines reach.
@@ -98,9 +105,15 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_in_use_is_named() {
-        let first = Listen::of("127.0.0.1", 0, "--port").unwrap().bind().unwrap();
+        let first = Listen::of("127.0.0.1", 0, "--port")
+            .unwrap()
+            .bind()
+            .unwrap();
         let port = first.local_addr().unwrap().port();
-        let failure = Listen::of("127.0.0.1", port, "--port").unwrap().bind().unwrap_err();
+        let failure = Listen::of("127.0.0.1", port, "--port")
+            .unwrap()
+            .bind()
+            .unwrap_err();
         assert_eq!(failure.code(), 3);
         assert!(failure.to_string().contains(&port.to_string()));
     }

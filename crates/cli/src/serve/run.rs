@@ -44,7 +44,10 @@ pub(crate) fn run(setup: Setup) -> Result<(), Failure> {
 
 async fn serve_until_signal(setup: Setup) -> Result<(), Failure> {
     // Before the data is touched, so that a second server on the same port stops here.
-    for listen in [Some(&setup.listen), setup.metrics.as_ref()].into_iter().flatten() {
+    for listen in [Some(&setup.listen), setup.metrics.as_ref()]
+        .into_iter()
+        .flatten()
+    {
         listen.check_remote(setup.allow_remote)?;
     }
     let listener = setup.listen.bind()?;
@@ -53,7 +56,9 @@ async fn serve_until_signal(setup: Setup) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
 
     let (store, kept) = open(setup.data)?;
-    let server = Server::start(store, setup.config).await.map_err(Failure::general)?;
+    let server = Server::start(store, setup.config)
+        .await
+        .map_err(Failure::general)?;
     let (draining, _) = watch::channel(false);
     let drain = || {
         let mut draining = draining.subscribe();
@@ -70,7 +75,10 @@ async fn serve_until_signal(setup: Setup) -> Result<(), Failure> {
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %kept, "serving on {address}");
     if setup.banner {
-        println!("Tidemill {}\nServer:  {address}\nData:    {kept}", env!("CARGO_PKG_VERSION"));
+        println!(
+            "Tidemill {}\nServer:  {address}\nData:    {kept}",
+            env!("CARGO_PKG_VERSION")
+        );
     }
 
     let name = stop.wait().await;

@@ -8,9 +8,9 @@ use tidemill_server::Config;
 use tidemill_server::namespaces::{DEFAULT, Registration};
 use tidemill_server::search_attributes::{Custom, type_named};
 
+use super::dynamic_config;
 use super::listen::Listen;
 use super::run::{self, Data};
-use super::dynamic_config;
 use crate::exit::Failure;
 use crate::logging;
 
@@ -93,7 +93,12 @@ fn setup(arguments: Arguments) -> Result<run::Setup, Failure> {
     dynamic_config::apply(&arguments.dynamic_config_value, &mut config.limits)?;
     let custom_search_attributes = attributes(&arguments.search_attribute)?;
     let mut names = vec![DEFAULT.to_owned()];
-    names.extend(arguments.namespace.into_iter().filter(|name| name != DEFAULT));
+    names.extend(
+        arguments
+            .namespace
+            .into_iter()
+            .filter(|name| name != DEFAULT),
+    );
     config.namespaces = names
         .into_iter()
         .map(|name| Registration {
@@ -104,8 +109,9 @@ fn setup(arguments: Arguments) -> Result<run::Setup, Failure> {
         })
         .collect();
     let metrics_port = arguments.metrics_port;
-    let metrics =
-        metrics_port.map(|port| Listen::of(&arguments.ip, port, "--metrics-port")).transpose()?;
+    let metrics = metrics_port
+        .map(|port| Listen::of(&arguments.ip, port, "--metrics-port"))
+        .transpose()?;
     Ok(run::Setup {
         listen: Listen::of(&arguments.ip, arguments.port, "--port")?,
         metrics,
@@ -162,15 +168,27 @@ mod tests {
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
-        for line in ["--port x", "--ip nowhere", "--search-attribute a=String", "--unknown"] {
+        for line in [
+            "--port x",
+            "--ip nowhere",
+            "--search-attribute a=String",
+            "--unknown",
+        ] {
             assert_eq!(parse(line).err().map(|f| f.code()), Some(2), "{line}");
         }
     }
 
     #[test]
     fn namespaces_and_attributes() {
-        let setup = parse("-n other -n default --search-attribute a=bool").ok().unwrap();
-        let names: Vec<_> = setup.config.namespaces.iter().map(|ns| ns.name.as_str()).collect();
+        let setup = parse("-n other -n default --search-attribute a=bool")
+            .ok()
+            .unwrap();
+        let names: Vec<_> = setup
+            .config
+            .namespaces
+            .iter()
+            .map(|ns| ns.name.as_str())
+            .collect();
         assert_eq!(names, ["default", "other"]);
         for namespace in &setup.config.namespaces {
             assert_eq!(namespace.custom_search_attributes["a"], AttributeType::Bool);

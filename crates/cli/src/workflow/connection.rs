@@ -56,10 +56,14 @@ impl Connection {
 /// A setting from its flag, else from the environment, else the default.
 fn setting(flag: &Option<String>, name: &str, default: &str) -> String {
     let variable = |prefix: &str| {
-        std::env::var(format!("{prefix}_{name}")).ok().filter(|value| !value.is_empty())
+        std::env::var(format!("{prefix}_{name}"))
+            .ok()
+            .filter(|value| !value.is_empty())
     };
     let variable = || variable("TIDEMILL").or_else(|| variable("TEMPORAL"));
-    flag.clone().or_else(variable).unwrap_or_else(|| default.to_owned())
+    flag.clone()
+        .or_else(variable)
+        .unwrap_or_else(|| default.to_owned())
 }
 
 /// A request that is answered at once.

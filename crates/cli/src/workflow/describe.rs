@@ -21,7 +21,10 @@ pub(super) async fn run(connection: &mut Connection, arguments: Arguments) -> Re
         namespace: connection.namespace.clone(),
         execution: Some(arguments.execution.proto()),
     };
-    let answer = connection.client.describe_workflow_execution(quick(request)).await;
+    let answer = connection
+        .client
+        .describe_workflow_execution(quick(request))
+        .await;
     let answer = answer.map_err(refused)?.into_inner();
     if connection.json {
         json::print(&json::readable(&answer)?);
@@ -50,16 +53,26 @@ fn text(answer: &DescribeWorkflowExecutionResponse) -> String {
     line("Events", info.history_length.to_string());
     line("History bytes", info.history_size_bytes.to_string());
     if let Some(parent) = &info.parent_execution {
-        line("Parent", format!("{} {}", parent.workflow_id, parent.run_id));
+        line(
+            "Parent",
+            format!("{} {}", parent.workflow_id, parent.run_id),
+        );
     }
     for (name, value) in info.memo.iter().flat_map(|memo| &memo.fields) {
         line("Memo", format!("{name} = {}", payload::text(value)));
     }
-    for (name, value) in info.search_attributes.iter().flat_map(|sa| &sa.indexed_fields) {
+    for (name, value) in info
+        .search_attributes
+        .iter()
+        .flat_map(|sa| &sa.indexed_fields)
+    {
         line("Attribute", format!("{name} = {}", payload::text(value)));
     }
     if let Some(task) = &answer.pending_workflow_task {
-        line("Workflow task", format!("{:?}, attempt {}", task.state(), task.attempt));
+        line(
+            "Workflow task",
+            format!("{:?}, attempt {}", task.state(), task.attempt),
+        );
     }
     out + &activities(answer) + &children(answer)
 }
@@ -72,7 +85,10 @@ fn activities(answer: &DescribeWorkflowExecutionResponse) -> String {
         .pending_activities
         .iter()
         .map(|activity| {
-            let failure = activity.last_failure.as_ref().map(|failure| failure.message.clone());
+            let failure = activity
+                .last_failure
+                .as_ref()
+                .map(|failure| failure.message.clone());
             vec![
                 activity.activity_id.clone(),
                 activity.activity_type.clone().unwrap_or_default().name,

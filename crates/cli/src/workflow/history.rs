@@ -75,10 +75,17 @@ async fn page(
             wait_new_event,
             ..Default::default()
         };
-        match connection.client.get_workflow_execution_history(waiting(request, WAIT)).await {
+        match connection
+            .client
+            .get_workflow_execution_history(waiting(request, WAIT))
+            .await
+        {
             Ok(answer) => {
                 let answer = answer.into_inner();
-                return Ok((answer.history.unwrap_or_default().events, answer.next_page_token));
+                return Ok((
+                    answer.history.unwrap_or_default().events,
+                    answer.next_page_token,
+                ));
             }
             Err(status) if wait_new_event && status.code() == Code::DeadlineExceeded => {}
             Err(status) => return Err(refused(status)),
@@ -92,7 +99,10 @@ fn print(connection: &Connection, events: Vec<HistoryEvent>) -> Result<(), Failu
         return Ok(());
     }
     let rows: Result<Vec<_>, _> = events.iter().map(row).collect();
-    print!("{}", table::render(&["ID", "TIME", "EVENT", "DETAILS"], &rows?));
+    print!(
+        "{}",
+        table::render(&["ID", "TIME", "EVENT", "DETAILS"], &rows?)
+    );
     Ok(())
 }
 
@@ -109,7 +119,9 @@ fn row(event: &HistoryEvent) -> Result<Vec<String>, Failure> {
 fn details(event: &Value) -> String {
     let attributes = event.as_object().into_iter().flatten();
     let attributes = attributes.filter(|(name, _)| name.ends_with("EventAttributes"));
-    let fields = attributes.filter_map(|(_, fields)| fields.as_object()).flatten();
+    let fields = attributes
+        .filter_map(|(_, fields)| fields.as_object())
+        .flatten();
     let (mut simple, mut nested) = (Vec::new(), Vec::new());
     for (name, value) in fields {
         match value {

@@ -51,7 +51,9 @@ fn shortened(value: Value) -> Value {
 fn payloads(mut fields: Map<String, Value>) -> Value {
     let only_payloads = fields.len() == 1
         && fields.get("payloads").is_some_and(|items| {
-            items.as_array().is_some_and(|items| items.iter().all(is_payload))
+            items
+                .as_array()
+                .is_some_and(|items| items.iter().all(is_payload))
         });
     match only_payloads.then(|| fields.remove("payloads")).flatten() {
         Some(items) => shortened(items),
@@ -61,13 +63,18 @@ fn payloads(mut fields: Map<String, Value>) -> Value {
 
 fn is_payload(value: &Value) -> bool {
     value.as_object().is_some_and(|fields| {
-        fields.keys().all(|key| matches!(key.as_str(), "metadata" | "data" | "externalPayloads"))
+        fields
+            .keys()
+            .all(|key| matches!(key.as_str(), "metadata" | "data" | "externalPayloads"))
     })
 }
 
 /// The value in a payload that holds JSON or nothing.
 fn payload(fields: &Map<String, Value>) -> Option<Value> {
-    if fields.keys().any(|key| !matches!(key.as_str(), "metadata" | "data")) {
+    if fields
+        .keys()
+        .any(|key| !matches!(key.as_str(), "metadata" | "data"))
+    {
         return None;
     }
     let encoding = BASE64_STANDARD.decode(fields.get("metadata")?.get("encoding")?.as_str()?);
@@ -104,12 +111,16 @@ mod tests {
             ),
             ..Default::default()
         };
-        History { events: vec![event] }
+        History {
+            events: vec![event],
+        }
     }
 
     #[test]
     fn histories_in_both_forms() {
-        let history = history(Some(from_json(&["{\"a\":1}".into(), "null".into()]).unwrap()));
+        let history = history(Some(
+            from_json(&["{\"a\":1}".into(), "null".into()]).unwrap(),
+        ));
         let exact = exact(&history).unwrap();
         let event = &exact["events"][0];
         assert_eq!(event["eventType"], "EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED");
@@ -123,8 +134,13 @@ mod tests {
 
     #[test]
     fn what_is_not_json_stays_a_payload() {
-        let binary = Payload { data: vec![0xff], ..Default::default() };
-        let payloads = Payloads { payloads: vec![binary] };
+        let binary = Payload {
+            data: vec![0xff],
+            ..Default::default()
+        };
+        let payloads = Payloads {
+            payloads: vec![binary],
+        };
         let readable = readable(&payloads).unwrap();
         assert_eq!(readable, serde_json::json!([{"data": "/w=="}]));
         assert_eq!(text(&payloads.payloads[0]), "<1 bytes>");

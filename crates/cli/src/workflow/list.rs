@@ -42,7 +42,10 @@ pub(super) async fn list(connection: &mut Connection, arguments: List) -> Result
             next_page_token,
             query: arguments.query.clone(),
         };
-        let page = connection.client.list_workflow_executions(quick(request)).await;
+        let page = connection
+            .client
+            .list_workflow_executions(quick(request))
+            .await;
         let page = page.map_err(refused)?.into_inner();
         found.extend(page.executions);
         next_page_token = page.next_page_token;
@@ -56,7 +59,13 @@ pub(super) async fn list(connection: &mut Connection, arguments: List) -> Result
         return Ok(());
     }
     let rows: Vec<_> = found.iter().map(row).collect();
-    print!("{}", table::render(&["STATUS", "WORKFLOW ID", "RUN ID", "TYPE", "STARTED"], &rows));
+    print!(
+        "{}",
+        table::render(
+            &["STATUS", "WORKFLOW ID", "RUN ID", "TYPE", "STARTED"],
+            &rows
+        )
+    );
     Ok(())
 }
 
@@ -77,7 +86,10 @@ pub(super) async fn count(connection: &mut Connection, arguments: Count) -> Resu
         namespace: connection.namespace.clone(),
         query: arguments.query,
     };
-    let answer = connection.client.count_workflow_executions(quick(request)).await;
+    let answer = connection
+        .client
+        .count_workflow_executions(quick(request))
+        .await;
     let answer = answer.map_err(refused)?.into_inner();
     if connection.json {
         json::print(&json::readable(&answer)?);
@@ -102,6 +114,8 @@ pub(super) fn status(status: WorkflowExecutionStatus) -> String {
 
 /// A point in time, to the second.
 pub(super) fn time(time: &Option<Timestamp>) -> String {
-    let known = time.as_ref().and_then(|time| jiff::Timestamp::new(time.seconds, 0).ok());
+    let known = time
+        .as_ref()
+        .and_then(|time| jiff::Timestamp::new(time.seconds, 0).ok());
     known.map_or_else(|| "-".to_owned(), |time| time.to_string())
 }

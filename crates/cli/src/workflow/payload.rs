@@ -23,30 +23,46 @@ pub(super) fn from_json(inputs: &[String]) -> Result<Payloads, Failure> {
             ..Default::default()
         })
     };
-    Ok(Payloads { payloads: inputs.iter().map(payload).collect::<Result<_, Failure>>()? })
+    Ok(Payloads {
+        payloads: inputs.iter().map(payload).collect::<Result<_, Failure>>()?,
+    })
 }
 
 /// As [`from_json`], but nothing for no inputs.
 pub(super) fn optional(inputs: &[String]) -> Result<Option<Payloads>, Failure> {
-    if inputs.is_empty() { Ok(None) } else { from_json(inputs).map(Some) }
+    if inputs.is_empty() {
+        Ok(None)
+    } else {
+        from_json(inputs).map(Some)
+    }
 }
 
 /// A payload for people: JSON as it is, anything else by its size.
 pub(super) fn text(payload: &Payload) -> String {
-    let encoding = payload.metadata.get(ENCODING).map_or(&b""[..], Vec::as_slice);
+    let encoding = payload
+        .metadata
+        .get(ENCODING)
+        .map_or(&b""[..], Vec::as_slice);
     if encoding == b"binary/null" {
         return "null".to_owned();
     }
     match std::str::from_utf8(&payload.data) {
         Ok(text) if encoding.starts_with(b"json/") => text.to_owned(),
         _ if encoding.is_empty() => format!("<{} bytes>", payload.data.len()),
-        _ => format!("<{} bytes {}>", payload.data.len(), String::from_utf8_lossy(encoding)),
+        _ => format!(
+            "<{} bytes {}>",
+            payload.data.len(),
+            String::from_utf8_lossy(encoding)
+        ),
     }
 }
 
 /// All payloads, a line each.
 pub(super) fn lines(payloads: &Option<Payloads>) -> String {
-    let texts = payloads.iter().flat_map(|payloads| &payloads.payloads).map(text);
+    let texts = payloads
+        .iter()
+        .flat_map(|payloads| &payloads.payloads)
+        .map(text);
     texts.collect::<Vec<_>>().join("\n")
 }
 

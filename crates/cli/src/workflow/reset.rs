@@ -48,7 +48,10 @@ pub(super) async fn run(connection: &mut Connection, arguments: Arguments) -> Re
         identity: connection.identity.clone(),
         ..Default::default()
     };
-    let answer = connection.client.reset_workflow_execution(quick(request)).await;
+    let answer = connection
+        .client
+        .reset_workflow_execution(quick(request))
+        .await;
     let answer = answer.map_err(refused)?.into_inner();
     if connection.json {
         json::print(&serde_json::json!({ "runId": answer.run_id }));
@@ -59,8 +62,9 @@ pub(super) async fn run(connection: &mut Connection, arguments: Arguments) -> Re
 }
 
 fn find(events: &[HistoryEvent], point: Point) -> Option<i64> {
-    let mut completed =
-        events.iter().filter(|event| event.event_type() == EventType::WorkflowTaskCompleted);
+    let mut completed = events
+        .iter()
+        .filter(|event| event.event_type() == EventType::WorkflowTaskCompleted);
     let event = match point {
         Point::FirstWorkflowTask => completed.next(),
         Point::LastWorkflowTask => completed.next_back(),

@@ -58,7 +58,11 @@ async fn closed(
             history_event_filter_type: HistoryEventFilterType::CloseEvent as i32,
             ..Default::default()
         };
-        match connection.client.get_workflow_execution_history(waiting(request, WAIT)).await {
+        match connection
+            .client
+            .get_workflow_execution_history(waiting(request, WAIT))
+            .await
+        {
             Ok(answer) => {
                 let answer = answer.into_inner();
                 if let Some(event) = answer.history.and_then(|mut history| history.events.pop()) {
@@ -75,7 +79,11 @@ async fn closed(
 fn end(event: Option<Attributes>) -> End {
     use Attributes as A;
     let next = |run_id: String, otherwise: End| {
-        if run_id.is_empty() { otherwise } else { End::Next(run_id) }
+        if run_id.is_empty() {
+            otherwise
+        } else {
+            End::Next(run_id)
+        }
     };
     match event {
         Some(A::WorkflowExecutionCompletedEventAttributes(e)) => {
@@ -92,9 +100,10 @@ fn end(event: Option<Attributes>) -> End {
             e.new_execution_run_id,
             End::Failed(format!("the workflow failed: {}", chain(&e.failure))),
         ),
-        Some(A::WorkflowExecutionTimedOutEventAttributes(e)) => {
-            next(e.new_execution_run_id, End::Failed("the workflow timed out".to_owned()))
-        }
+        Some(A::WorkflowExecutionTimedOutEventAttributes(e)) => next(
+            e.new_execution_run_id,
+            End::Failed("the workflow timed out".to_owned()),
+        ),
         Some(A::WorkflowExecutionCanceledEventAttributes(_)) => {
             End::Failed("the workflow was cancelled".to_owned())
         }
@@ -128,13 +137,18 @@ mod tests {
     fn ends() {
         let completed = |result: &[&str], next: &str| {
             let inputs: Vec<String> = result.iter().map(|text| text.to_string()).collect();
-            Some(Attributes::WorkflowExecutionCompletedEventAttributes(Completed {
-                result: payload::optional(&inputs).unwrap(),
-                new_execution_run_id: next.to_owned(),
-                ..Default::default()
-            }))
+            Some(Attributes::WorkflowExecutionCompletedEventAttributes(
+                Completed {
+                    result: payload::optional(&inputs).unwrap(),
+                    new_execution_run_id: next.to_owned(),
+                    ..Default::default()
+                },
+            ))
         };
-        let cause = ProtoFailure { message: "disk full".into(), ..Default::default() };
+        let cause = ProtoFailure {
+            message: "disk full".into(),
+            ..Default::default()
+        };
         let failure = ProtoFailure {
             message: "activity failed".into(),
             cause: Some(Box::new(cause)),
@@ -148,7 +162,10 @@ mod tests {
             (completed(&["1"], ""), End::Result("1".into())),
             (completed(&[], ""), End::Result("null".into())),
             (completed(&["1"], "next"), End::Next("next".into())),
-            (failed, End::Failed("the workflow failed: activity failed: disk full".into())),
+            (
+                failed,
+                End::Failed("the workflow failed: activity failed: disk full".into()),
+            ),
         ] {
             assert_eq!(end(event), expected);
         }

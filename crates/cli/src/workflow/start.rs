@@ -50,24 +50,35 @@ pub(super) struct Arguments {
 fn reuse_policy(text: &str) -> Result<WorkflowIdReusePolicy, String> {
     use WorkflowIdReusePolicy::{AllowDuplicate, AllowDuplicateFailedOnly, RejectDuplicate};
     let known = [AllowDuplicate, AllowDuplicateFailedOnly, RejectDuplicate];
-    let found = known.into_iter().find(|policy| format!("{policy:?}") == text);
+    let found = known
+        .into_iter()
+        .find(|policy| format!("{policy:?}") == text);
     found.ok_or_else(|| format!("one of {known:?} is wanted"))
 }
 
 fn conflict_policy(text: &str) -> Result<WorkflowIdConflictPolicy, String> {
     use WorkflowIdConflictPolicy::{Fail, TerminateExisting, UseExisting};
     let known = [Fail, UseExisting, TerminateExisting];
-    let found = known.into_iter().find(|policy| format!("{policy:?}") == text);
+    let found = known
+        .into_iter()
+        .find(|policy| format!("{policy:?}") == text);
     found.ok_or_else(|| format!("one of {known:?} is wanted"))
 }
 
 pub(super) async fn run(connection: &mut Connection, arguments: Arguments) -> Result<(), Failure> {
-    let workflow_id = arguments.workflow_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    let workflow_id = arguments
+        .workflow_id
+        .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     let request = StartWorkflowExecutionRequest {
         namespace: connection.namespace.clone(),
         workflow_id: workflow_id.clone(),
-        workflow_type: Some(WorkflowType { name: arguments.workflow_type }),
-        task_queue: Some(TaskQueue { name: arguments.task_queue, ..Default::default() }),
+        workflow_type: Some(WorkflowType {
+            name: arguments.workflow_type,
+        }),
+        task_queue: Some(TaskQueue {
+            name: arguments.task_queue,
+            ..Default::default()
+        }),
         input: payload::optional(&arguments.input)?,
         workflow_execution_timeout: arguments.execution_timeout.map(proto),
         workflow_run_timeout: arguments.run_timeout.map(proto),
@@ -79,7 +90,10 @@ pub(super) async fn run(connection: &mut Connection, arguments: Arguments) -> Re
         request_id: uuid::Uuid::new_v4().to_string(),
         ..Default::default()
     };
-    let answer = connection.client.start_workflow_execution(quick(request)).await;
+    let answer = connection
+        .client
+        .start_workflow_execution(quick(request))
+        .await;
     let answer = answer.map_err(refused)?.into_inner();
     if connection.json {
         json::print(&serde_json::json!({

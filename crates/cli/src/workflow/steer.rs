@@ -66,7 +66,11 @@ pub(super) async fn signal(connection: &mut Connection, arguments: Signal) -> Re
         request_id: uuid::Uuid::new_v4().to_string(),
         ..Default::default()
     };
-    connection.client.signal_workflow_execution(quick(request)).await.map_err(refused)?;
+    connection
+        .client
+        .signal_workflow_execution(quick(request))
+        .await
+        .map_err(refused)?;
     done(connection, "signalled");
     Ok(())
 }
@@ -83,11 +87,16 @@ pub(super) async fn query(connection: &mut Connection, arguments: Query) -> Resu
         query: Some(query),
         ..Default::default()
     };
-    let answer = connection.client.query_workflow(waiting(request, QUERY_WAIT)).await;
+    let answer = connection
+        .client
+        .query_workflow(waiting(request, QUERY_WAIT))
+        .await;
     let answer = answer.map_err(refused)?.into_inner();
     if let Some(rejected) = &answer.query_rejected {
         let status = status(rejected.status());
-        return Err(Failure::General(format!("the query was rejected: the workflow is {status}")));
+        return Err(Failure::General(format!(
+            "the query was rejected: the workflow is {status}"
+        )));
     }
     if connection.json {
         json::print(&json::readable(&answer)?);
@@ -106,7 +115,11 @@ pub(super) async fn cancel(connection: &mut Connection, arguments: Cancel) -> Re
         request_id: uuid::Uuid::new_v4().to_string(),
         ..Default::default()
     };
-    connection.client.request_cancel_workflow_execution(quick(request)).await.map_err(refused)?;
+    connection
+        .client
+        .request_cancel_workflow_execution(quick(request))
+        .await
+        .map_err(refused)?;
     done(connection, "cancellation requested");
     Ok(())
 }
@@ -122,7 +135,11 @@ pub(super) async fn terminate(
         identity: connection.identity.clone(),
         ..Default::default()
     };
-    connection.client.terminate_workflow_execution(quick(request)).await.map_err(refused)?;
+    connection
+        .client
+        .terminate_workflow_execution(quick(request))
+        .await
+        .map_err(refused)?;
     done(connection, "terminated");
     Ok(())
 }

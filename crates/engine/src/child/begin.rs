@@ -76,7 +76,7 @@ pub fn start_request(parent: &Run, initiated: &HistoryEvent, cx: &Cx<'_>) -> Res
             no: cx.ids.run_no(),
             namespace_id: parent.id.namespace_id,
             workflow_id: a.workflow_id.as_str().into(),
-            run_id: cx.uuid().into(),
+            run_id: cx.run_id().into(),
         },
         started,
         metadata: initiated.user_metadata.clone(),

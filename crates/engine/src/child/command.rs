@@ -56,7 +56,7 @@ pub(crate) fn record(
 /// The command as its event shows it: checked, and with what it leaves out filled in.
 fn checked(
     tx: &Tx<'_>,
-    a: StartChildWorkflowExecutionCommandAttributes,
+    mut a: StartChildWorkflowExecutionCommandAttributes,
     completed_id: i64,
 ) -> Result<StartChildWorkflowExecutionInitiatedEventAttributes, Refused> {
     let id = a.workflow_id.clone();
@@ -76,9 +76,7 @@ fn checked(
     .map_err(bad)?;
     let retry_policy = run_options::retry_policy(a.retry_policy).map_err(bad)?;
     cron::validate(&a.cron_schedule, tx.now()).map_err(|e| bad(format!("invalid cron schedule: {e}")))?;
-    if let Some(attributes) = &a.search_attributes {
-        upsert::check_search_attributes(tx, attributes)?;
-    }
+    a.search_attributes = a.search_attributes.map(|s| upsert::checked(tx, s)).transpose()?;
     priority::validate(&a.priority).map_err(bad)?;
     let task_queue = run_options::task_queue(a.task_queue, tx.run.task_queue(), limits).map_err(bad)?;
     let size = a.input.as_ref().map_or(0, |i| i.encoded_len());

@@ -70,7 +70,7 @@ fn defaults_are_shown() {
     assert_eq!(a.workflow_id_reuse_policy(), WorkflowIdReusePolicy::AllowDuplicate);
     assert_eq!(a.task_queue.as_ref().unwrap().name, "queue");
     assert_eq!((&*a.namespace, a.namespace_id.len()), ("ns", 36));
-    assert_eq!((a.workflow_run_timeout, a.workflow_task_timeout), (seconds(0), seconds(10)));
+    assert_eq!((a.workflow_run_timeout, a.workflow_task_timeout), (None, seconds(10)));
     assert_eq!((a.retry_policy.as_ref(), a.workflow_task_completed_event_id), (None, event.event_id - 1));
     let record = &bench.run.children[&event.event_id];
     assert_eq!((record.initiated_batch_id, record.started_id), (event.event_id - 1, 0));

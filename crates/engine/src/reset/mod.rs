@@ -127,7 +127,7 @@ pub fn reset(
         no: cx.ids.run_no(),
         namespace_id: base.id.namespace_id,
         workflow_id: base.id.workflow_id.clone(),
-        run_id: cx.uuid().into(),
+        run_id: cx.run_id().into(),
     };
     let replay = replay::replay(base, history, point, &id, cx)?;
     let retired = retire(base, current, &request, &id, cx);

@@ -282,7 +282,7 @@ fn a_child_that_the_base_had_created_is_found_again() {
     base.begin();
     let created = child::start_request(&base.run, &initiated, &base.cx()).unwrap();
     let child = crate::start::create(created, &base.cx()).into_transitions().remove(0).run;
-    let point = base.last(Started).event_id + 1;
+    let point = base.last(Started).event_id;
     let new = reset_base(&mut base, request(point)).unwrap();
     let unknown = |_: &str| None;
     assert!(child::reconnects(&new.run, initiated.event_id, &child, unknown));
@@ -303,7 +303,7 @@ fn unanswered_requests_are_sent_again() {
     .unwrap();
     send(&mut base, "wake");
     base.begin();
-    let point = base.last(Started).event_id + 1;
+    let point = base.last(Started).event_id;
     let new = reset_base(&mut base, request(point)).unwrap();
     assert!(matches!(&new.items()[..], [OutboxItem::SignalExternal(i)] if i.event_id == 5 && i.batch_id == 4));
     assert_eq!(new.run.external_signals.len(), 1);
@@ -456,4 +456,70 @@ fn a_broken_history_is_found() {
     let mut base = base();
     base.history.remove(1);
     assert!(matches!(reset_base(&mut base, request(8)), Err(Error::DataLoss(_))));
+}
+
+/// A reset run has the state that the base had when the task began.
+#[test]
+fn replay_agrees_with_the_live_run() {
+    use tidemill_proto::api::command::v1::{
+        ModifyWorkflowPropertiesCommandAttributes, RequestCancelExternalWorkflowExecutionCommandAttributes,
+    };
+    use tidemill_proto::api::common::v1::{Memo, Payload};
+    let memo = |data: &str| {
+        let payload = Payload { data: data.into(), ..Default::default() };
+        let memo = Memo { fields: [("m".to_owned(), payload)].into() };
+        C::ModifyWorkflowPropertiesCommandAttributes(ModifyWorkflowPropertiesCommandAttributes { upserted_memo: Some(memo) })
+    };
+    let cancel = |id: &str| {
+        C::RequestCancelExternalWorkflowExecutionCommandAttributes(RequestCancelExternalWorkflowExecutionCommandAttributes {
+            workflow_id: id.into(),
+            ..Default::default()
+        })
+    };
+    let steps: Vec<Vec<C>> = vec![
+        vec![timer("a", 60), activity("a"), memo("1"), start_child("child"), cancel("x")],
+        vec![cancel_timer("a"), timer("b", 1), timer("c", 90), activity("b")],
+        vec![memo("2"), start_child("other"), cancel("y")],
+        vec![timer("a", 5), memo("null")],
+        Vec::new(),
+    ];
+    let mut base = Bench::new();
+    for (i, commands) in steps.into_iter().enumerate() {
+        let task = base.begin();
+        let old = &base.run.clone();
+        base.end(&task, commands).unwrap();
+        let point = base.last(Completed).event_id;
+        let request = Request { exclude: Exclude { everything: true, ..Default::default() }, ..request(point) };
+        let outcome = reset(&base.run, &base.history, &[], None, request, &base.cx()).unwrap();
+        let new = &outcome.transitions.last().unwrap().run;
+        assert_eq!(new.timers, old.timers, "step {i}");
+        assert_eq!(new.deadlines.iter().filter(|d| matches!(d.1, crate::run::Deadline::Timer(_))).count(), old.timers.len());
+        assert_eq!(new.activity_ids, old.activity_ids, "step {i}");
+        assert!(new.external_cancels.keys().eq(old.external_cancels.keys()), "step {i}");
+        assert!(new.signal_ids.keys().eq(old.signal_ids.keys()), "step {i}");
+        let shape = |r: &Run| -> Vec<_> {
+            r.children.values().map(|c| crate::model::Child { create_request_id: String::new(), ..(**c).clone() }).collect()
+        };
+        assert_eq!(shape(new), shape(old), "step {i}");
+        assert_eq!(new.visible.memo.clone().unwrap_or_default(), old.visible.memo.clone().unwrap_or_default(), "step {i}");
+        let facts = |r: &Run| {
+            let c = &r.core;
+            (c.signal_count, c.cancel_requested, c.cancel_requested_id, c.last_completed_id, c.last_completed_started_id, c.update_count)
+        };
+        assert_eq!(facts(new), facts(old), "step {i}");
+
+        if i == 0 {
+            let initiated = base.last(E::StartChildWorkflowExecutionInitiated);
+            started_child(&mut base, &initiated);
+            let cancel = crate::cancel::request(&base.run, crate::cancel::CancelRequest::default(), &base.cx());
+            base.apply(cancel).unwrap();
+        }
+        if i == 1 {
+            closed_child(&mut base, 8);
+            base.wait(2.0);
+            let outcome = crate::deadline::fire(&base.run, &base.cx());
+            base.apply(outcome).unwrap();
+        }
+        send(&mut base, &format!("signal {i}"));
+    }
 }

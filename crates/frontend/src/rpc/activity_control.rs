@@ -8,9 +8,9 @@ use tidemill_proto::api::workflowservice::v1::{
     UpdateActivityOptionsResponse,
 };
 
-use tidemill_server::Call;
 use crate::handler::Handler;
 use crate::validate;
+use tidemill_server::Call;
 
 const NO_SELECTOR: &str = "Either Activity.Id or Activity.Type should be set on request.";
 
@@ -21,9 +21,15 @@ pub(crate) async fn pause_activity(
 ) -> Result<PauseActivityResponse, Error> {
     let namespace = handler.namespace(&request.namespace)?;
     handler.limits.execution(&request.execution)?;
-    request.activity.as_ref().ok_or_else(|| Error::invalid(NO_SELECTOR))?;
+    request
+        .activity
+        .as_ref()
+        .ok_or_else(|| Error::invalid(NO_SELECTOR))?;
     handler.limits.length(&request.request_id, "RequestId")?;
-    handler.server.pause_activity(&namespace, request, call).await
+    handler
+        .server
+        .pause_activity(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn unpause_activity(
@@ -33,9 +39,15 @@ pub(crate) async fn unpause_activity(
 ) -> Result<UnpauseActivityResponse, Error> {
     let namespace = handler.namespace(&request.namespace)?;
     handler.limits.execution(&request.execution)?;
-    request.activity.as_ref().ok_or_else(|| Error::invalid(NO_SELECTOR))?;
+    request
+        .activity
+        .as_ref()
+        .ok_or_else(|| Error::invalid(NO_SELECTOR))?;
     validate::span(&request.jitter, "Jitter")?;
-    handler.server.unpause_activity(&namespace, request, call).await
+    handler
+        .server
+        .unpause_activity(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn reset_activity(
@@ -45,9 +57,15 @@ pub(crate) async fn reset_activity(
 ) -> Result<ResetActivityResponse, Error> {
     let namespace = handler.namespace(&request.namespace)?;
     handler.limits.execution(&request.execution)?;
-    request.activity.as_ref().ok_or_else(|| Error::invalid(NO_SELECTOR))?;
+    request
+        .activity
+        .as_ref()
+        .ok_or_else(|| Error::invalid(NO_SELECTOR))?;
     validate::span(&request.jitter, "Jitter")?;
-    handler.server.reset_activity(&namespace, request, call).await
+    handler
+        .server
+        .reset_activity(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn update_activity_options(
@@ -57,7 +75,10 @@ pub(crate) async fn update_activity_options(
 ) -> Result<UpdateActivityOptionsResponse, Error> {
     let namespace = handler.namespace(&request.namespace)?;
     handler.limits.execution(&request.execution)?;
-    request.activity.as_ref().ok_or_else(|| Error::invalid(NO_SELECTOR))?;
+    request
+        .activity
+        .as_ref()
+        .ok_or_else(|| Error::invalid(NO_SELECTOR))?;
     if let Some(options) = &mut request.activity_options {
         validate::retry_policy(&options.retry_policy)?;
         validate::priority(&options.priority)?;
@@ -73,5 +94,8 @@ pub(crate) async fn update_activity_options(
             validate::span(span, what)?;
         }
     }
-    handler.server.update_activity_options(&namespace, request, call).await
+    handler
+        .server
+        .update_activity_options(&namespace, request, call)
+        .await
 }

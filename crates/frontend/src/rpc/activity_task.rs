@@ -6,10 +6,10 @@ use tidemill_proto::api::failure::v1::Failure;
 use tidemill_proto::api::failure::v1::failure::FailureInfo;
 use tidemill_proto::api::workflowservice::v1::*;
 
-use tidemill_server::Call;
 use crate::handler::Handler;
 use crate::oversize;
 use crate::validate::{self, Limits};
+use tidemill_server::Call;
 
 pub(crate) async fn poll_activity_task_queue(
     handler: &Handler,
@@ -20,7 +20,10 @@ pub(crate) async fn poll_activity_task_queue(
     validate::long_poll(call.deadline)?;
     handler.limits.length(&request.identity, "Identity")?;
     handler.limits.task_queue(&mut request.task_queue)?;
-    handler.server.poll_activity_task_queue(&namespace, request, call).await
+    handler
+        .server
+        .poll_activity_task_queue(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn respond_activity_task_completed(
@@ -32,10 +35,16 @@ pub(crate) async fn respond_activity_task_completed(
     handler.limits.length(&request.identity, "Identity")?;
     if !handler.limits.fits(&request.result) {
         let failed = failed_by_token(oversize::RESULT, request.task_token, request.identity);
-        handler.server.respond_activity_task_failed(&namespace, failed, call).await?;
+        handler
+            .server
+            .respond_activity_task_failed(&namespace, failed, call)
+            .await?;
         return Ok(Default::default());
     }
-    handler.server.respond_activity_task_completed(&namespace, request, call).await
+    handler
+        .server
+        .respond_activity_task_completed(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn respond_activity_task_completed_by_id(
@@ -44,7 +53,12 @@ pub(crate) async fn respond_activity_task_completed_by_id(
     call: Call,
 ) -> Result<RespondActivityTaskCompletedByIdResponse, Error> {
     let namespace = handler.namespace(&request.namespace)?;
-    by_id(&handler.limits, &request.workflow_id, &request.run_id, &request.activity_id)?;
+    by_id(
+        &handler.limits,
+        &request.workflow_id,
+        &request.run_id,
+        &request.activity_id,
+    )?;
     handler.limits.length(&request.identity, "Identity")?;
     if !handler.limits.fits(&request.result) {
         let failed = RespondActivityTaskFailedByIdRequest {
@@ -56,10 +70,16 @@ pub(crate) async fn respond_activity_task_completed_by_id(
             identity: request.identity,
             ..Default::default()
         };
-        handler.server.respond_activity_task_failed_by_id(&namespace, failed, call).await?;
+        handler
+            .server
+            .respond_activity_task_failed_by_id(&namespace, failed, call)
+            .await?;
         return Ok(Default::default());
     }
-    handler.server.respond_activity_task_completed_by_id(&namespace, request, call).await
+    handler
+        .server
+        .respond_activity_task_completed_by_id(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn respond_activity_task_failed(
@@ -76,8 +96,10 @@ pub(crate) async fn respond_activity_task_failed(
         failures.push(oversize::failure(oversize::HEARTBEAT));
     }
     failures.extend(cut_failure(&handler.limits, &mut request.failure));
-    let mut response =
-        handler.server.respond_activity_task_failed(&namespace, request, call).await?;
+    let mut response = handler
+        .server
+        .respond_activity_task_failed(&namespace, request, call)
+        .await?;
     response.failures.extend(failures);
     Ok(response)
 }
@@ -88,7 +110,12 @@ pub(crate) async fn respond_activity_task_failed_by_id(
     call: Call,
 ) -> Result<RespondActivityTaskFailedByIdResponse, Error> {
     let namespace = handler.namespace(&request.namespace)?;
-    by_id(&handler.limits, &request.workflow_id, &request.run_id, &request.activity_id)?;
+    by_id(
+        &handler.limits,
+        &request.workflow_id,
+        &request.run_id,
+        &request.activity_id,
+    )?;
     handler.limits.length(&request.identity, "Identity")?;
     application_failure(&request.failure)?;
     let mut failures = Vec::new();
@@ -97,8 +124,10 @@ pub(crate) async fn respond_activity_task_failed_by_id(
         failures.push(oversize::failure(oversize::HEARTBEAT));
     }
     failures.extend(cut_failure(&handler.limits, &mut request.failure));
-    let mut response =
-        handler.server.respond_activity_task_failed_by_id(&namespace, request, call).await?;
+    let mut response = handler
+        .server
+        .respond_activity_task_failed_by_id(&namespace, request, call)
+        .await?;
     response.failures.extend(failures);
     Ok(response)
 }
@@ -111,11 +140,21 @@ pub(crate) async fn respond_activity_task_canceled(
     let namespace = handler.namespace_of_token(&request.namespace, &request.task_token)?;
     handler.limits.length(&request.identity, "Identity")?;
     if !handler.limits.fits(&request.details) {
-        let failed = failed_by_token(oversize::CANCEL_DETAILS, request.task_token, request.identity);
-        handler.server.respond_activity_task_failed(&namespace, failed, call).await?;
+        let failed = failed_by_token(
+            oversize::CANCEL_DETAILS,
+            request.task_token,
+            request.identity,
+        );
+        handler
+            .server
+            .respond_activity_task_failed(&namespace, failed, call)
+            .await?;
         return Ok(Default::default());
     }
-    handler.server.respond_activity_task_canceled(&namespace, request, call).await
+    handler
+        .server
+        .respond_activity_task_canceled(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn respond_activity_task_canceled_by_id(
@@ -124,7 +163,12 @@ pub(crate) async fn respond_activity_task_canceled_by_id(
     call: Call,
 ) -> Result<RespondActivityTaskCanceledByIdResponse, Error> {
     let namespace = handler.namespace(&request.namespace)?;
-    by_id(&handler.limits, &request.workflow_id, &request.run_id, &request.activity_id)?;
+    by_id(
+        &handler.limits,
+        &request.workflow_id,
+        &request.run_id,
+        &request.activity_id,
+    )?;
     handler.limits.length(&request.identity, "Identity")?;
     if !handler.limits.fits(&request.details) {
         let failed = RespondActivityTaskFailedByIdRequest {
@@ -136,10 +180,16 @@ pub(crate) async fn respond_activity_task_canceled_by_id(
             identity: request.identity,
             ..Default::default()
         };
-        handler.server.respond_activity_task_failed_by_id(&namespace, failed, call).await?;
+        handler
+            .server
+            .respond_activity_task_failed_by_id(&namespace, failed, call)
+            .await?;
         return Ok(Default::default());
     }
-    handler.server.respond_activity_task_canceled_by_id(&namespace, request, call).await
+    handler
+        .server
+        .respond_activity_task_canceled_by_id(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn record_activity_task_heartbeat(
@@ -151,13 +201,19 @@ pub(crate) async fn record_activity_task_heartbeat(
     handler.limits.length(&request.identity, "Identity")?;
     if !handler.limits.fits(&request.details) {
         let failed = failed_by_token(oversize::HEARTBEAT, request.task_token, request.identity);
-        handler.server.respond_activity_task_failed(&namespace, failed, call).await?;
+        handler
+            .server
+            .respond_activity_task_failed(&namespace, failed, call)
+            .await?;
         return Ok(RecordActivityTaskHeartbeatResponse {
             cancel_requested: true,
             ..Default::default()
         });
     }
-    handler.server.record_activity_task_heartbeat(&namespace, request, call).await
+    handler
+        .server
+        .record_activity_task_heartbeat(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn record_activity_task_heartbeat_by_id(
@@ -166,7 +222,12 @@ pub(crate) async fn record_activity_task_heartbeat_by_id(
     call: Call,
 ) -> Result<RecordActivityTaskHeartbeatByIdResponse, Error> {
     let namespace = handler.namespace(&request.namespace)?;
-    by_id(&handler.limits, &request.workflow_id, &request.run_id, &request.activity_id)?;
+    by_id(
+        &handler.limits,
+        &request.workflow_id,
+        &request.run_id,
+        &request.activity_id,
+    )?;
     handler.limits.length(&request.identity, "Identity")?;
     if !handler.limits.fits(&request.details) {
         let failed = RespondActivityTaskFailedByIdRequest {
@@ -178,13 +239,19 @@ pub(crate) async fn record_activity_task_heartbeat_by_id(
             identity: request.identity,
             ..Default::default()
         };
-        handler.server.respond_activity_task_failed_by_id(&namespace, failed, call).await?;
+        handler
+            .server
+            .respond_activity_task_failed_by_id(&namespace, failed, call)
+            .await?;
         return Ok(RecordActivityTaskHeartbeatByIdResponse {
             cancel_requested: true,
             ..Default::default()
         });
     }
-    handler.server.record_activity_task_heartbeat_by_id(&namespace, request, call).await
+    handler
+        .server
+        .record_activity_task_heartbeat_by_id(&namespace, request, call)
+        .await
 }
 
 /// The failure that stands for a report which is too large.
@@ -194,7 +261,12 @@ fn failed_by_token(
     identity: String,
 ) -> RespondActivityTaskFailedRequest {
     let failure = Some(oversize::failure(why));
-    RespondActivityTaskFailedRequest { task_token, failure, identity, ..Default::default() }
+    RespondActivityTaskFailedRequest {
+        task_token,
+        failure,
+        identity,
+        ..Default::default()
+    }
 }
 
 fn by_id(limits: &Limits, workflow: &str, run: &str, activity: &str) -> Result<(), Error> {
@@ -213,7 +285,9 @@ fn application_failure(failure: &Option<Failure>) -> Result<(), Error> {
 
 /// Cuts a failure that is too large; the worker is told what was kept.
 fn cut_failure(limits: &Limits, failure: &mut Option<Failure>) -> Option<Failure> {
-    let original = failure.as_ref().filter(|failure| limits.is_oversize(*failure))?;
+    let original = failure
+        .as_ref()
+        .filter(|failure| limits.is_oversize(*failure))?;
     let kept = oversize::replaced(original, limits.blob_bytes_kept);
     *failure = Some(kept.clone());
     Some(kept)
@@ -227,7 +301,12 @@ mod tests {
 
     #[test]
     fn only_application_failures_are_reported() {
-        let with = |failure_info| Some(Failure { failure_info, ..Default::default() });
+        let with = |failure_info| {
+            Some(Failure {
+                failure_info,
+                ..Default::default()
+            })
+        };
         let application = FailureInfo::ApplicationFailureInfo(ApplicationFailureInfo::default());
         let timeout = FailureInfo::TimeoutFailureInfo(TimeoutFailureInfo::default());
         assert!(application_failure(&None).is_ok());
@@ -238,8 +317,15 @@ mod tests {
 
     #[test]
     fn large_failures_are_cut_and_returned() {
-        let limits = Limits { blob_bytes: 100, blob_bytes_kept: 50, ..limits() };
-        let mut failure = Some(Failure { message: "m".repeat(50), ..Default::default() });
+        let limits = Limits {
+            blob_bytes: 100,
+            blob_bytes_kept: 50,
+            ..limits()
+        };
+        let mut failure = Some(Failure {
+            message: "m".repeat(50),
+            ..Default::default()
+        });
         assert!(cut_failure(&limits, &mut failure).is_none());
         failure.as_mut().unwrap().stack_trace = "s".repeat(100);
         let kept = cut_failure(&limits, &mut failure).unwrap();

@@ -12,10 +12,10 @@ use tidemill_proto::api::workflowservice::v1::{
     UpdateWorkflowExecutionOptionsResponse,
 };
 
-use tidemill_server::Call;
 use crate::handler::Handler;
 use crate::rpc::start::no_time_skipping;
 use crate::validate;
+use tidemill_server::Call;
 
 /// What a termination says of itself when its caller does not.
 const TERMINATE_REASON: &str = "terminated by user via frontend";
@@ -34,7 +34,10 @@ pub(crate) async fn signal_workflow_execution(
     limits.length(&request.identity, "Identity")?;
     limits.links(&request.links)?;
     limits.blob(&request.input, "SignalWorkflowExecution")?;
-    handler.server.signal_workflow_execution(&namespace, request, call).await
+    handler
+        .server
+        .signal_workflow_execution(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn request_cancel_workflow_execution(
@@ -48,7 +51,10 @@ pub(crate) async fn request_cancel_workflow_execution(
     limits.length(&request.request_id, "RequestId")?;
     limits.length(&request.identity, "Identity")?;
     limits.links(&request.links)?;
-    handler.server.request_cancel_workflow_execution(&namespace, request, call).await
+    handler
+        .server
+        .request_cancel_workflow_execution(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn terminate_workflow_execution(
@@ -68,7 +74,10 @@ pub(crate) async fn terminate_workflow_execution(
     if request.identity.is_empty() {
         TERMINATE_IDENTITY.clone_into(&mut request.identity);
     }
-    handler.server.terminate_workflow_execution(&namespace, request, call).await
+    handler
+        .server
+        .terminate_workflow_execution(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn delete_workflow_execution(
@@ -78,7 +87,10 @@ pub(crate) async fn delete_workflow_execution(
 ) -> Result<DeleteWorkflowExecutionResponse, Error> {
     let namespace = handler.namespace(&request.namespace)?;
     handler.limits.execution(&request.workflow_execution)?;
-    handler.server.delete_workflow_execution(&namespace, request, call).await
+    handler
+        .server
+        .delete_workflow_execution(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn reset_workflow_execution(
@@ -99,7 +111,10 @@ pub(crate) async fn reset_workflow_execution(
             _ => return Err(Error::invalid("unsupported post reset operation")),
         }
     }
-    handler.server.reset_workflow_execution(&namespace, request, call).await
+    handler
+        .server
+        .reset_workflow_execution(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn update_workflow_execution_options(
@@ -113,5 +128,8 @@ pub(crate) async fn update_workflow_execution_options(
         validate::priority(&options.priority)?;
         no_time_skipping(options.time_skipping_config.is_some())?;
     }
-    handler.server.update_workflow_execution_options(&namespace, request, call).await
+    handler
+        .server
+        .update_workflow_execution_options(&namespace, request, call)
+        .await
 }

@@ -19,10 +19,10 @@ use tidemill_proto::api::workflowservice::v1::{
 use tidemill_proto::wkt;
 use tidemill_server::namespaces::{BadBinary, Details, Registration, Update};
 
-use tidemill_server::Call;
 use crate::handler::Handler;
 use crate::rpc::system::CLUSTER;
 use crate::validate::Limits;
+use tidemill_server::Call;
 
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1000;
@@ -33,11 +33,16 @@ pub(crate) async fn register_namespace(
     _: Call,
 ) -> Result<RegisterNamespaceResponse, Error> {
     if request.is_global_namespace {
-        return Err(Error::invalid("Cannot register global namespace when not enabled"));
+        return Err(Error::invalid(
+            "Cannot register global namespace when not enabled",
+        ));
     }
     let other_cluster = |name: &str| !name.is_empty() && name != CLUSTER;
     if other_cluster(&request.active_cluster_name)
-        || request.clusters.iter().any(|cluster| other_cluster(&cluster.cluster_name))
+        || request
+            .clusters
+            .iter()
+            .any(|cluster| other_cluster(&cluster.cluster_name))
     {
         return Err(Error::invalid("Invalid local namespace active cluster"));
     }
@@ -76,17 +81,25 @@ pub(crate) async fn list_namespaces(
     request: ListNamespacesRequest,
     _: Call,
 ) -> Result<ListNamespacesResponse, Error> {
-    let size = usize::try_from(request.page_size).ok().filter(|size| *size > 0);
+    let size = usize::try_from(request.page_size)
+        .ok()
+        .filter(|size| *size > 0);
     let size = size.unwrap_or(PAGE_DEFAULT).min(PAGE_MAX);
     let after = match request.next_page_token.as_slice() {
         [] => None,
-        token => Some(token.try_into().map_err(|_| Error::invalid("Invalid NextPageToken."))?),
+        token => Some(
+            token
+                .try_into()
+                .map_err(|_| Error::invalid("Invalid NextPageToken."))?,
+        ),
     };
     let mut page = handler.server.namespaces().after(after, size + 1);
     let more = page.len() > size;
     page.truncate(size);
     let next = page.last().filter(|_| more).map(|last| last.id.to_vec());
-    let deleted_too = request.namespace_filter.is_some_and(|filter| filter.include_deleted);
+    let deleted_too = request
+        .namespace_filter
+        .is_some_and(|filter| filter.include_deleted);
     Ok(ListNamespacesResponse {
         namespaces: page
             .iter()
@@ -102,16 +115,28 @@ pub(crate) async fn update_namespace(
     request: UpdateNamespaceRequest,
     _: Call,
 ) -> Result<UpdateNamespaceResponse, Error> {
-    let replicates = request.replication_config.as_ref().is_some_and(|replication| {
-        let others = replication.clusters.iter().any(|cluster| cluster.cluster_name != CLUSTER);
-        let active = replication.active_cluster_name.as_str();
-        others || !(active.is_empty() || active == CLUSTER)
-    });
+    let replicates = request
+        .replication_config
+        .as_ref()
+        .is_some_and(|replication| {
+            let others = replication
+                .clusters
+                .iter()
+                .any(|cluster| cluster.cluster_name != CLUSTER);
+            let active = replication.active_cluster_name.as_str();
+            others || !(active.is_empty() || active == CLUSTER)
+        });
     if request.promote_namespace || replicates {
-        return Err(Error::invalid("global namespace is not enabled on this cluster"));
+        return Err(Error::invalid(
+            "global namespace is not enabled on this cluster",
+        ));
     }
     let update = update_of(&request)?;
-    let namespace = handler.server.namespaces().update(&request.namespace, update).await?;
+    let namespace = handler
+        .server
+        .namespaces()
+        .update(&request.namespace, update)
+        .await?;
     let description = description(&handler.limits, &namespace);
     Ok(UpdateNamespaceResponse {
         namespace_info: description.namespace_info,
@@ -126,8 +151,15 @@ pub(crate) async fn deprecate_namespace(
     request: DeprecateNamespaceRequest,
     _: Call,
 ) -> Result<DeprecateNamespaceResponse, Error> {
-    let update = Update { state: Some(NamespaceState::Deprecated), ..Default::default() };
-    handler.server.namespaces().update(&request.namespace, update).await?;
+    let update = Update {
+        state: Some(NamespaceState::Deprecated),
+        ..Default::default()
+    };
+    handler
+        .server
+        .namespaces()
+        .update(&request.namespace, update)
+        .await?;
     Ok(DeprecateNamespaceResponse {})
 }
 
@@ -148,8 +180,10 @@ fn update_of(request: &UpdateNamespaceRequest) -> Result<Update, Error> {
                 "Search attributes are added and removed by the operator service.",
             ));
         }
-        update.retention =
-            config.workflow_execution_retention_ttl.as_ref().map(|ttl| span(&Some(*ttl)));
+        update.retention = config
+            .workflow_execution_retention_ttl
+            .as_ref()
+            .map(|ttl| span(&Some(*ttl)));
         update.bad_binaries = config.bad_binaries.iter().flat_map(bad_binaries).collect();
     }
     Ok(update)
@@ -158,13 +192,19 @@ fn update_of(request: &UpdateNamespaceRequest) -> Result<Update, Error> {
 fn bad_binaries(binaries: &BadBinaries) -> BTreeMap<String, BadBinary> {
     let created = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX));
+        .map_or(0, |since| {
+            i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+        });
     let entry = |info: &BadBinaryInfo| BadBinary {
         reason: info.reason.clone(),
         operator: info.operator.clone(),
         created,
     };
-    binaries.binaries.iter().map(|(checksum, info)| (checksum.clone(), entry(info))).collect()
+    binaries
+        .binaries
+        .iter()
+        .map(|(checksum, info)| (checksum.clone(), entry(info)))
+        .collect()
 }
 
 /// A namespace as clients see it.
@@ -210,7 +250,9 @@ fn description(limits: &Limits, namespace: &Details) -> DescribeNamespaceRespons
                 seconds: namespace.retention.as_secs() as i64,
                 nanos: namespace.retention.subsec_nanos() as i32,
             }),
-            bad_binaries: Some(BadBinaries { binaries: binaries.collect() }),
+            bad_binaries: Some(BadBinaries {
+                binaries: binaries.collect(),
+            }),
             history_archival_state: ArchivalState::Disabled as i32,
             visibility_archival_state: ArchivalState::Disabled as i32,
             custom_search_attribute_aliases: names.map(|n| (n.clone(), n.clone())).collect(),

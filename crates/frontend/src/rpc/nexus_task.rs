@@ -10,9 +10,9 @@ use tidemill_proto::api::workflowservice::v1::{
 };
 use tokio::time::{Instant, sleep_until};
 
-use tidemill_server::Call;
 use crate::handler::Handler;
 use crate::validate;
+use tidemill_server::Call;
 
 /// The longest wait of one poll.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -28,7 +28,9 @@ pub(crate) async fn poll_nexus_task_queue(
     validate::long_poll(call.deadline)?;
     handler.limits.task_queue(&mut request.task_queue)?;
     let longest = Instant::now() + WAIT_MAX;
-    let until = call.deadline.map_or(longest, |deadline| longest.min(deadline - MARGIN));
+    let until = call
+        .deadline
+        .map_or(longest, |deadline| longest.min(deadline - MARGIN));
     if !request.worker_heartbeat.is_empty() {
         let heartbeat = RecordWorkerHeartbeatRequest {
             namespace: request.namespace,
@@ -36,7 +38,10 @@ pub(crate) async fn poll_nexus_task_queue(
             worker_heartbeat: request.worker_heartbeat,
             ..Default::default()
         };
-        handler.server.record_worker_heartbeat(&namespace, heartbeat, call).await?;
+        handler
+            .server
+            .record_worker_heartbeat(&namespace, heartbeat, call)
+            .await?;
     }
     let mut draining = handler.draining.clone();
     tokio::select! {

@@ -3,12 +3,14 @@
 
 use tidemill_engine::Error;
 use tidemill_proto::api::operatorservice::v1::*;
+use tidemill_server::Server;
+use tidemill_server::namespaces::Namespace;
 use tidemill_server::search_attributes::to_proto;
 
-use tidemill_server::Call;
 use crate::handler::Handler;
 use crate::rpc::search_attributes::system;
 use crate::rpc::system::{CLUSTER, INITIAL_FAILOVER_VERSION};
+use tidemill_server::Call;
 
 pub(crate) async fn add_search_attributes(
     handler: &Handler,
@@ -17,7 +19,9 @@ pub(crate) async fn add_search_attributes(
 ) -> Result<AddSearchAttributesResponse, Error> {
     let namespaces = handler.server.namespaces();
     handler.namespace(&request.namespace)?;
-    namespaces.add_search_attributes(&request.namespace, &request.search_attributes).await?;
+    namespaces
+        .add_search_attributes(&request.namespace, &request.search_attributes)
+        .await?;
     Ok(AddSearchAttributesResponse {})
 }
 
@@ -28,7 +32,9 @@ pub(crate) async fn remove_search_attributes(
 ) -> Result<RemoveSearchAttributesResponse, Error> {
     let namespaces = handler.server.namespaces();
     handler.namespace(&request.namespace)?;
-    namespaces.remove_search_attributes(&request.namespace, &request.search_attributes).await?;
+    namespaces
+        .remove_search_attributes(&request.namespace, &request.search_attributes)
+        .await?;
     Ok(RemoveSearchAttributesResponse {})
 }
 
@@ -49,15 +55,17 @@ pub(crate) async fn list_search_attributes(
     })
 }
 
-/// The name is free at once. The server deletes the runs of namespaces that are marked so, and
-/// their records after them.
+/// The name is free at once; the runs are deleted in the background.
 pub(crate) async fn delete_namespace(
     handler: &Handler,
     request: DeleteNamespaceRequest,
     _: Call,
 ) -> Result<DeleteNamespaceResponse, Error> {
     let namespaces = handler.server.namespaces();
-    let name = match (request.namespace.is_empty(), request.namespace_id.is_empty()) {
+    let name = match (
+        request.namespace.is_empty(),
+        request.namespace_id.is_empty(),
+    ) {
         (true, true) => return Err(Error::invalid("Namespace not set on request.")),
         (false, false) => {
             return Err(Error::invalid(
@@ -68,7 +76,22 @@ pub(crate) async fn delete_namespace(
         (true, false) => namespaces.by_id_text(&request.namespace_id)?.name.clone(),
     };
     let deleted = namespaces.delete(&name).await?;
-    Ok(DeleteNamespaceResponse { deleted_namespace: deleted.name.clone() })
+    tokio::spawn(erase(handler.server.clone(), deleted.clone()));
+    Ok(DeleteNamespaceResponse {
+        deleted_namespace: deleted.name.clone(),
+    })
+}
+
+/// Deletes the runs of a namespace that is marked as deleted, then its record. What a stop of the
+/// server leaves of it is done when it is started again.
+pub(crate) async fn erase(server: Server, namespace: Namespace) {
+    let erased = match server.delete_runs_of(&namespace).await {
+        Ok(()) => server.namespaces().forget(&namespace.id).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = erased {
+        tracing::warn!(namespace = namespace.name, %error, "a deleted namespace is left for later");
+    }
 }
 
 pub(crate) async fn list_clusters(
@@ -84,7 +107,10 @@ pub(crate) async fn list_clusters(
         is_connection_enabled: true,
         ..Default::default()
     };
-    Ok(ListClustersResponse { clusters: vec![cluster], ..Default::default() })
+    Ok(ListClustersResponse {
+        clusters: vec![cluster],
+        ..Default::default()
+    })
 }
 
 pub(crate) async fn add_or_update_remote_cluster(

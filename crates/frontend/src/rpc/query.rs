@@ -4,8 +4,8 @@ use tidemill_engine::Error;
 use tidemill_proto::api::enums::v1::QueryRejectCondition;
 use tidemill_proto::api::workflowservice::v1::{QueryWorkflowRequest, QueryWorkflowResponse};
 
-use tidemill_server::Call;
 use crate::handler::Handler;
+use tidemill_server::Call;
 
 pub(crate) async fn query_workflow(
     handler: &Handler,
@@ -22,5 +22,8 @@ pub(crate) async fn query_workflow(
     if request.query_reject_condition() == QueryRejectCondition::Unspecified {
         request.set_query_reject_condition(QueryRejectCondition::None);
     }
-    handler.server.query_workflow(&namespace, request, call).await
+    handler
+        .server
+        .query_workflow(&namespace, request, call)
+        .await
 }

@@ -8,8 +8,8 @@ use tidemill_proto::api::workflowservice::v1::{
     GetWorkflowExecutionHistoryReverseRequest, GetWorkflowExecutionHistoryReverseResponse,
 };
 
-use tidemill_server::Call;
 use crate::handler::Handler;
+use tidemill_server::Call;
 
 /// Batches of history in one answer.
 const PAGE_MAX: i32 = 256;
@@ -21,7 +21,10 @@ pub(crate) async fn describe_workflow_execution(
 ) -> Result<DescribeWorkflowExecutionResponse, Error> {
     let namespace = handler.namespace(&request.namespace)?;
     handler.limits.execution(&request.execution)?;
-    handler.server.describe_workflow_execution(&namespace, request, call).await
+    handler
+        .server
+        .describe_workflow_execution(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn get_workflow_execution_history(
@@ -35,7 +38,10 @@ pub(crate) async fn get_workflow_execution_history(
     if request.history_event_filter_type() == HistoryEventFilterType::Unspecified {
         request.set_history_event_filter_type(HistoryEventFilterType::AllEvent);
     }
-    handler.server.get_workflow_execution_history(&namespace, request, call).await
+    handler
+        .server
+        .get_workflow_execution_history(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn get_workflow_execution_history_reverse(
@@ -46,9 +52,16 @@ pub(crate) async fn get_workflow_execution_history_reverse(
     let namespace = handler.namespace(&request.namespace)?;
     handler.limits.execution(&request.execution)?;
     request.maximum_page_size = page_size(request.maximum_page_size);
-    handler.server.get_workflow_execution_history_reverse(&namespace, request, call).await
+    handler
+        .server
+        .get_workflow_execution_history_reverse(&namespace, request, call)
+        .await
 }
 
 fn page_size(asked: i32) -> i32 {
-    if asked <= 0 { PAGE_MAX } else { asked.min(PAGE_MAX) }
+    if asked <= 0 {
+        PAGE_MAX
+    } else {
+        asked.min(PAGE_MAX)
+    }
 }

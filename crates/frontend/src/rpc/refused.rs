@@ -4,8 +4,8 @@
 use tidemill_engine::Error;
 use tidemill_proto::api::workflowservice::v1::*;
 
-use tidemill_server::Call;
 use crate::handler::Handler;
+use tidemill_server::Call;
 
 fn version_sets() -> Error {
     Error::PermissionDenied(
@@ -67,5 +67,7 @@ pub(crate) async fn list_archived_workflow_executions(
     _: Call,
 ) -> Result<ListArchivedWorkflowExecutionsResponse, Error> {
     handler.namespace(&request.namespace)?;
-    Err(Error::invalid("Cluster is not configured for reading archived visibility records."))
+    Err(Error::invalid(
+        "Cluster is not configured for reading archived visibility records.",
+    ))
 }

@@ -9,8 +9,8 @@ use tidemill_proto::api::workflowservice::v1::{
 use tidemill_server::search_attributes::to_proto;
 use tidemill_store::visibility::Schema;
 
-use tidemill_server::Call;
 use crate::handler::Handler;
+use tidemill_server::Call;
 
 pub(crate) async fn get_search_attributes(
     handler: &Handler,
@@ -20,7 +20,11 @@ pub(crate) async fn get_search_attributes(
     let mut keys: HashMap<String, i32> = HashMap::new();
     for namespace in handler.server.namespaces().after(None, usize::MAX) {
         let custom = &namespace.custom_search_attributes;
-        keys.extend(custom.iter().map(|(name, ty)| (name.clone(), to_proto(*ty) as i32)));
+        keys.extend(
+            custom
+                .iter()
+                .map(|(name, ty)| (name.clone(), to_proto(*ty) as i32)),
+        );
     }
     keys.extend(system());
     Ok(GetSearchAttributesResponse { keys })

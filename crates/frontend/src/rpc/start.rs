@@ -11,10 +11,10 @@ use tidemill_proto::api::workflowservice::v1::{
 };
 use tidemill_proto::wkt::Duration;
 
-use tidemill_server::Call;
 use crate::handler::Handler;
 use crate::rpc::update;
 use crate::validate::{self, Limits};
+use tidemill_server::Call;
 
 pub(crate) async fn start_workflow_execution(
     handler: &Handler,
@@ -23,7 +23,10 @@ pub(crate) async fn start_workflow_execution(
 ) -> Result<StartWorkflowExecutionResponse, Error> {
     let namespace = handler.namespace_for_new_work(&request.namespace)?;
     check_start(&handler.limits, &mut request)?;
-    handler.server.start_workflow_execution(&namespace, request, call).await
+    handler
+        .server
+        .start_workflow_execution(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn signal_with_start_workflow_execution(
@@ -33,7 +36,10 @@ pub(crate) async fn signal_with_start_workflow_execution(
 ) -> Result<SignalWithStartWorkflowExecutionResponse, Error> {
     let namespace = handler.namespace_for_new_work(&request.namespace)?;
     check_signal_with_start(&handler.limits, &mut request)?;
-    handler.server.signal_with_start_workflow_execution(&namespace, request, call).await
+    handler
+        .server
+        .signal_with_start_workflow_execution(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn execute_multi_operation(
@@ -43,7 +49,10 @@ pub(crate) async fn execute_multi_operation(
 ) -> Result<ExecuteMultiOperationResponse, Error> {
     let namespace = handler.namespace_for_new_work(&request.namespace)?;
     check_multi_operation(&handler.limits, &mut request)?;
-    handler.server.execute_multi_operation(&namespace, request, call).await
+    handler
+        .server
+        .execute_multi_operation(&namespace, request, call)
+        .await
 }
 
 fn check_start(limits: &Limits, r: &mut StartWorkflowExecutionRequest) -> Result<(), Error> {
@@ -55,10 +64,16 @@ fn check_start(limits: &Limits, r: &mut StartWorkflowExecutionRequest) -> Result
     limits.request_id(&mut r.request_id)?;
     validate::retry_policy(&r.retry_policy)?;
     start_delay(&r.cron_schedule, &r.workflow_start_delay)?;
-    validate::span(&r.workflow_execution_timeout, "WorkflowExecutionTimeoutSeconds")?;
+    validate::span(
+        &r.workflow_execution_timeout,
+        "WorkflowExecutionTimeoutSeconds",
+    )?;
     validate::span(&r.workflow_run_timeout, "WorkflowRunTimeoutSeconds")?;
     validate::span(&r.workflow_task_timeout, "WorkflowTaskTimeoutSeconds")?;
-    validate::id_policies(r.workflow_id_reuse_policy(), r.workflow_id_conflict_policy())?;
+    validate::id_policies(
+        r.workflow_id_reuse_policy(),
+        r.workflow_id_conflict_policy(),
+    )?;
     on_conflict(&r.on_conflict_options)?;
     validate::priority(&r.priority)?;
     limits.callbacks(&r.completion_callbacks)?;
@@ -80,12 +95,18 @@ fn check_signal_with_start(
     limits.user_task_queue(&mut r.task_queue)?;
     limits.length(&r.identity, "Identity")?;
     limits.request_id(&mut r.request_id)?;
-    validate::span(&r.workflow_execution_timeout, "WorkflowExecutionTimeoutSeconds")?;
+    validate::span(
+        &r.workflow_execution_timeout,
+        "WorkflowExecutionTimeoutSeconds",
+    )?;
     validate::span(&r.workflow_run_timeout, "WorkflowRunTimeoutSeconds")?;
     validate::span(&r.workflow_task_timeout, "WorkflowTaskTimeoutSeconds")?;
     validate::retry_policy(&r.retry_policy)?;
     start_delay(&r.cron_schedule, &r.workflow_start_delay)?;
-    validate::id_policies(r.workflow_id_reuse_policy(), r.workflow_id_conflict_policy())?;
+    validate::id_policies(
+        r.workflow_id_reuse_policy(),
+        r.workflow_id_conflict_policy(),
+    )?;
     if r.workflow_id_conflict_policy() == WorkflowIdConflictPolicy::Fail {
         return Err(Error::invalid(
             "Invalid WorkflowIDConflictPolicy: WORKFLOW_ID_CONFLICT_POLICY_FAIL is not supported \
@@ -109,19 +130,29 @@ fn check_multi_operation(
 ) -> Result<(), Error> {
     use multi::operation::Operation::{StartWorkflow, UpdateWorkflow};
     let namespace = request.namespace.clone();
-    let mut operations: Vec<_> =
-        request.operations.iter_mut().filter_map(|op| op.operation.as_mut()).collect();
+    let mut operations: Vec<_> = request
+        .operations
+        .iter_mut()
+        .filter_map(|op| op.operation.as_mut())
+        .collect();
     let [StartWorkflow(start), UpdateWorkflow(update)] = operations.as_mut_slice() else {
-        return Err(Error::invalid("Operations have to be exactly [Start, Update]."));
+        return Err(Error::invalid(
+            "Operations have to be exactly [Start, Update].",
+        ));
     };
     let started = check_multi_start(limits, &namespace, start);
     let mut updated = check_multi_update(limits, &namespace, update);
     if started.is_ok() && updated.is_ok() {
-        let id = update.workflow_execution.as_ref().map(|e| e.workflow_id.as_str());
+        let id = update
+            .workflow_execution
+            .as_ref()
+            .map(|e| e.workflow_id.as_str());
         if id == Some(start.workflow_id.as_str()) {
             return Ok(());
         }
-        updated = Err(Error::invalid("WorkflowId is not consistent with previous operation(s)."));
+        updated = Err(Error::invalid(
+            "WorkflowId is not consistent with previous operation(s).",
+        ));
     }
     Err(Error::MultiOperation {
         message: "Update-with-Start could not be executed.".to_owned(),
@@ -144,7 +175,10 @@ fn check_multi_start(
     if start.request_eager_execution {
         return Err(Error::invalid("RequestEagerExecution is not supported."));
     }
-    if start.workflow_start_delay.is_some_and(|delay| (delay.seconds, delay.nanos) > (0, 0)) {
+    if start
+        .workflow_start_delay
+        .is_some_and(|delay| (delay.seconds, delay.nanos) > (0, 0))
+    {
         return Err(Error::invalid("WorkflowStartDelay is not supported."));
     }
     Ok(())
@@ -160,7 +194,11 @@ fn check_multi_update(
     if !request.first_execution_run_id.is_empty() {
         return Err(Error::invalid("FirstExecutionRunId is not allowed."));
     }
-    if request.workflow_execution.as_ref().is_some_and(|e| !e.run_id.is_empty()) {
+    if request
+        .workflow_execution
+        .as_ref()
+        .is_some_and(|e| !e.run_id.is_empty())
+    {
         return Err(Error::invalid("RunId is not allowed."));
     }
     Ok(())
@@ -171,14 +209,18 @@ fn same_namespace(whole: &str, part: &mut String) -> Result<(), Error> {
         whole.clone_into(part);
     }
     if part != whole {
-        return Err(Error::invalid("Operation namespace did not match request's namespace."));
+        return Err(Error::invalid(
+            "Operation namespace did not match request's namespace.",
+        ));
     }
     Ok(())
 }
 
 fn start_delay(cron: &str, delay: &Option<Duration>) -> Result<(), Error> {
     if !cron.is_empty() && delay.is_some() {
-        return Err(Error::invalid("CronSchedule and WorkflowStartDelay may not be used together."));
+        return Err(Error::invalid(
+            "CronSchedule and WorkflowStartDelay may not be used together.",
+        ));
     }
     validate::span(delay, "WorkflowStartDelaySeconds")
 }
@@ -217,7 +259,10 @@ mod tests {
             namespace: "default".into(),
             workflow_id: "w".into(),
             workflow_type: Some(WorkflowType { name: "t".into() }),
-            task_queue: Some(TaskQueue { name: "q".into(), ..Default::default() }),
+            task_queue: Some(TaskQueue {
+                name: "q".into(),
+                ..Default::default()
+            }),
             ..Default::default()
         }
     }
@@ -230,7 +275,10 @@ mod tests {
             }),
             request: Some(Request {
                 meta: Some(Meta::default()),
-                input: Some(Input { name: "u".into(), ..Default::default() }),
+                input: Some(Input {
+                    name: "u".into(),
+                    ..Default::default()
+                }),
                 ..Default::default()
             }),
             ..Default::default()
@@ -252,21 +300,34 @@ mod tests {
                 "cron and delay",
                 |r| {
                     r.cron_schedule = "* * * * *".into();
-                    r.workflow_start_delay = Some(Duration { seconds: 60, nanos: 0 });
+                    r.workflow_start_delay = Some(Duration {
+                        seconds: 60,
+                        nanos: 0,
+                    });
                 },
                 false,
             ),
             (
                 "negative timeout",
-                |r| r.workflow_run_timeout = Some(Duration { seconds: -1, nanos: 0 }),
+                |r| {
+                    r.workflow_run_timeout = Some(Duration {
+                        seconds: -1,
+                        nanos: 0,
+                    })
+                },
                 false,
             ),
             (
                 "large input",
                 |r| {
                     let data = vec![0; 2 * 1024 * 1024];
-                    let payload = Payload { data, ..Default::default() };
-                    r.input = Some(Payloads { payloads: vec![payload] });
+                    let payload = Payload {
+                        data,
+                        ..Default::default()
+                    };
+                    r.input = Some(Payloads {
+                        payloads: vec![payload],
+                    });
                 },
                 false,
             ),
@@ -280,7 +341,11 @@ mod tests {
                 },
                 false,
             ),
-            ("time skipping", |r| r.time_skipping_config = Some(Default::default()), false),
+            (
+                "time skipping",
+                |r| r.time_skipping_config = Some(Default::default()),
+                false,
+            ),
         ];
         for (what, change, ok) in rows {
             let mut request = start();
@@ -298,13 +363,41 @@ mod tests {
         type Change = fn(&mut StartWorkflowExecutionRequest, &mut UpdateWorkflowExecutionRequest);
         let rows: Vec<(&str, Change, Option<[bool; 2]>)> = vec![
             ("fine", |_, _| {}, None),
-            ("start without type", |s, _| s.workflow_type = None, Some([true, false])),
-            ("update without name", |_, u| u.request = None, Some([false, true])),
-            ("cron", |s, _| s.cron_schedule = "@daily".into(), Some([true, false])),
-            ("eager", |s, _| s.request_eager_execution = true, Some([true, false])),
-            ("first run", |_, u| u.first_execution_run_id = "x".into(), Some([false, true])),
-            ("other namespace", |_, u| u.namespace = "other".into(), Some([false, true])),
-            ("other id", |s, _| s.workflow_id = "other".into(), Some([false, true])),
+            (
+                "start without type",
+                |s, _| s.workflow_type = None,
+                Some([true, false]),
+            ),
+            (
+                "update without name",
+                |_, u| u.request = None,
+                Some([false, true]),
+            ),
+            (
+                "cron",
+                |s, _| s.cron_schedule = "@daily".into(),
+                Some([true, false]),
+            ),
+            (
+                "eager",
+                |s, _| s.request_eager_execution = true,
+                Some([true, false]),
+            ),
+            (
+                "first run",
+                |_, u| u.first_execution_run_id = "x".into(),
+                Some([false, true]),
+            ),
+            (
+                "other namespace",
+                |_, u| u.namespace = "other".into(),
+                Some([false, true]),
+            ),
+            (
+                "other id",
+                |s, _| s.workflow_id = "other".into(),
+                Some([false, true]),
+            ),
         ];
         for (what, change, failed) in rows {
             let (mut start, mut update) = (start(), update());
@@ -312,8 +405,12 @@ mod tests {
             let mut request = ExecuteMultiOperationRequest {
                 namespace: "default".into(),
                 operations: vec![
-                    Operation { operation: Some(StartWorkflow(start)) },
-                    Operation { operation: Some(UpdateWorkflow(update)) },
+                    Operation {
+                        operation: Some(StartWorkflow(start)),
+                    },
+                    Operation {
+                        operation: Some(UpdateWorkflow(update)),
+                    },
                 ],
                 ..Default::default()
             };

@@ -10,8 +10,8 @@ use tidemill_proto::api::workflowservice::v1::{
     GetClusterInfoRequest, GetClusterInfoResponse, GetSystemInfoRequest, GetSystemInfoResponse,
 };
 
-use tidemill_server::Call;
 use crate::handler::Handler;
+use tidemill_server::Call;
 
 /// The version of Temporal's server whose behaviour this one has: clients compare it.
 pub const TEMPORAL_VERSION: &str = "1.32.0";
@@ -61,14 +61,21 @@ pub(crate) async fn get_cluster_info(
         ("temporal-typescript", "<2.0.0"),
         ("temporal-ui", "<3.0.0"),
     ];
-    let supported_clients: HashMap<String, String> =
-        supported.map(|(client, range)| (client.to_owned(), range.to_owned())).into();
-    let release = ReleaseInfo { version: TEMPORAL_VERSION.to_owned(), ..Default::default() };
+    let supported_clients: HashMap<String, String> = supported
+        .map(|(client, range)| (client.to_owned(), range.to_owned()))
+        .into();
+    let release = ReleaseInfo {
+        version: TEMPORAL_VERSION.to_owned(),
+        ..Default::default()
+    };
     Ok(GetClusterInfoResponse {
         supported_clients,
         server_version: TEMPORAL_VERSION.to_owned(),
         cluster_id: CLUSTER.to_owned(),
-        version_info: Some(VersionInfo { current: Some(release), ..Default::default() }),
+        version_info: Some(VersionInfo {
+            current: Some(release),
+            ..Default::default()
+        }),
         cluster_name: CLUSTER.to_owned(),
         history_shard_count: 1,
         persistence_store: STORE.to_owned(),

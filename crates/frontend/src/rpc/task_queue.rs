@@ -8,13 +8,16 @@ use tidemill_proto::api::workflowservice::v1::{
     ListTaskQueuePartitionsResponse, UpdateTaskQueueConfigRequest, UpdateTaskQueueConfigResponse,
 };
 
-use tidemill_server::Call;
 use crate::handler::Handler;
+use tidemill_server::Call;
 
 /// Overrides of fairness weights that one queue may have.
 const WEIGHT_OVERRIDES_MAX: usize = 1000;
 
-#[expect(deprecated, reason = "the enhanced mode is deprecated and still served")]
+#[expect(
+    deprecated,
+    reason = "the enhanced mode is deprecated and still served"
+)]
 pub(crate) async fn describe_task_queue(
     handler: &Handler,
     mut request: DescribeTaskQueueRequest,
@@ -23,7 +26,10 @@ pub(crate) async fn describe_task_queue(
     let namespace = handler.namespace(&request.namespace)?;
     handler.limits.task_queue(&mut request.task_queue)?;
     let enhanced = request.api_mode == DescribeTaskQueueMode::Enhanced as i32;
-    let sticky = request.task_queue.as_ref().is_some_and(|q| q.kind() == TaskQueueKind::Sticky);
+    let sticky = request
+        .task_queue
+        .as_ref()
+        .is_some_and(|q| q.kind() == TaskQueueKind::Sticky);
     if enhanced && sticky {
         return Err(Error::invalid(
             "Enhanced DescribeTaskQueue is not valid for a sticky queue, use api_mode=UNSPECIFIED \
@@ -34,10 +40,15 @@ pub(crate) async fn describe_task_queue(
         request.set_task_queue_type(TaskQueueType::Workflow);
     }
     if request.task_queue_types.is_empty() {
-        request.task_queue_types =
-            vec![TaskQueueType::Workflow as i32, TaskQueueType::Activity as i32];
+        request.task_queue_types = vec![
+            TaskQueueType::Workflow as i32,
+            TaskQueueType::Activity as i32,
+        ];
     }
-    handler.server.describe_task_queue(&namespace, request, call).await
+    handler
+        .server
+        .describe_task_queue(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn list_task_queue_partitions(
@@ -47,7 +58,10 @@ pub(crate) async fn list_task_queue_partitions(
 ) -> Result<ListTaskQueuePartitionsResponse, Error> {
     let namespace = handler.namespace(&request.namespace)?;
     handler.limits.task_queue(&mut request.task_queue)?;
-    handler.server.list_task_queue_partitions(&namespace, request, call).await
+    handler
+        .server
+        .list_task_queue_partitions(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn update_task_queue_config(
@@ -70,17 +84,24 @@ pub(crate) async fn update_task_queue_config(
     }
     for (key, weight) in weights {
         if key.is_empty() {
-            return Err(Error::invalid("fairness weight override key must not be empty"));
+            return Err(Error::invalid(
+                "fairness weight override key must not be empty",
+            ));
         }
         if weight.is_nan() || *weight <= 0.0 {
             return Err(Error::invalid("fairness weight override must be positive"));
         }
     }
-    handler.server.update_task_queue_config(&namespace, request, call).await
+    handler
+        .server
+        .update_task_queue_config(&namespace, request, call)
+        .await
 }
 
 fn rate(update: &Option<RateLimitUpdate>) -> Result<(), Error> {
-    let rate = update.as_ref().and_then(|update| update.rate_limit.as_ref());
+    let rate = update
+        .as_ref()
+        .and_then(|update| update.rate_limit.as_ref());
     match rate {
         Some(rate) if rate.requests_per_second < 0.0 || rate.requests_per_second.is_nan() => {
             Err(Error::invalid("RequestsPerSecond must be non-negative."))

@@ -7,9 +7,9 @@ use tidemill_proto::api::workflowservice::v1::{
     UpdateWorkflowExecutionRequest, UpdateWorkflowExecutionResponse,
 };
 
-use tidemill_server::Call;
 use crate::handler::Handler;
 use crate::validate::Limits;
+use tidemill_server::Call;
 
 pub(crate) async fn update_workflow_execution(
     handler: &Handler,
@@ -18,7 +18,10 @@ pub(crate) async fn update_workflow_execution(
 ) -> Result<UpdateWorkflowExecutionResponse, Error> {
     let namespace = handler.namespace(&request.namespace)?;
     check_update(&handler.limits, &mut request)?;
-    handler.server.update_workflow_execution(&namespace, request, call).await
+    handler
+        .server
+        .update_workflow_execution(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn poll_workflow_execution_update(
@@ -32,7 +35,10 @@ pub(crate) async fn poll_workflow_execution_update(
     };
     handler.limits.execution(&update_ref.workflow_execution)?;
     handler.limits.required(&update_ref.update_id, "UpdateId")?;
-    handler.server.poll_workflow_execution_update(&namespace, request, call).await
+    handler
+        .server
+        .poll_workflow_execution_update(&namespace, request, call)
+        .await
 }
 
 /// Checks an update and fills in its id and what the caller waits for.
@@ -57,7 +63,9 @@ pub(crate) fn check_update(
     limits.blob(&input.args, "UpdateWorkflowExecution")?;
     limits.callbacks(&update.completion_callbacks)?;
     if !update.completion_callbacks.is_empty() {
-        return Err(Error::invalid("Completion callbacks of updates are not supported."));
+        return Err(Error::invalid(
+            "Completion callbacks of updates are not supported.",
+        ));
     }
     limits.links(&update.links)?;
     let policy = request.wait_policy.get_or_insert_default();

@@ -10,11 +10,14 @@ use tidemill_proto::api::workflowservice::v1::{
     RespondWorkflowTaskFailedResponse,
 };
 
-use tidemill_server::Call;
 use crate::handler::Handler;
 use crate::{oversize, validate};
+use tidemill_server::Call;
 
-#[expect(deprecated, reason = "bad binaries are known by the checksum that older SDKs send")]
+#[expect(
+    deprecated,
+    reason = "bad binaries are known by the checksum that older SDKs send"
+)]
 pub(crate) async fn poll_workflow_task_queue(
     handler: &Handler,
     mut request: PollWorkflowTaskQueueRequest,
@@ -29,7 +32,10 @@ pub(crate) async fn poll_workflow_task_queue(
         let text = format!("Binary {checksum} already marked as bad deployment.");
         return Err(Error::InvalidArgument(text));
     }
-    handler.server.poll_workflow_task_queue(&namespace, request, call).await
+    handler
+        .server
+        .poll_workflow_task_queue(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn respond_workflow_task_completed(
@@ -43,7 +49,10 @@ pub(crate) async fn respond_workflow_task_completed(
         let text = "Pagination of workflow task completions is not enabled.";
         return Err(Error::FailedPrecondition(text.to_owned()));
     }
-    handler.server.respond_workflow_task_completed(&namespace, request, call).await
+    handler
+        .server
+        .respond_workflow_task_completed(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn respond_workflow_task_failed(
@@ -58,7 +67,10 @@ pub(crate) async fn respond_workflow_task_failed(
     {
         request.failure = Some(oversize::replaced(failure, handler.limits.blob_bytes_kept));
     }
-    handler.server.respond_workflow_task_failed(&namespace, request, call).await
+    handler
+        .server
+        .respond_workflow_task_failed(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn respond_query_task_completed(
@@ -67,7 +79,10 @@ pub(crate) async fn respond_query_task_completed(
     call: Call,
 ) -> Result<RespondQueryTaskCompletedResponse, Error> {
     let namespace = handler.namespace_of_token(&request.namespace, &request.task_token)?;
-    if let Err(error) = handler.limits.blob(&request.query_result, "RespondQueryTaskCompleted") {
+    if let Err(error) = handler
+        .limits
+        .blob(&request.query_result, "RespondQueryTaskCompleted")
+    {
         request = RespondQueryTaskCompletedRequest {
             task_token: request.task_token,
             completed_type: QueryResultType::Failed as i32,
@@ -75,7 +90,10 @@ pub(crate) async fn respond_query_task_completed(
             ..Default::default()
         };
     }
-    handler.server.respond_query_task_completed(&namespace, request, call).await
+    handler
+        .server
+        .respond_query_task_completed(&namespace, request, call)
+        .await
 }
 
 pub(crate) async fn reset_sticky_task_queue(
@@ -85,5 +103,8 @@ pub(crate) async fn reset_sticky_task_queue(
 ) -> Result<ResetStickyTaskQueueResponse, Error> {
     let namespace = handler.namespace(&request.namespace)?;
     handler.limits.execution(&request.execution)?;
-    handler.server.reset_sticky_task_queue(&namespace, request, call).await
+    handler
+        .server
+        .reset_sticky_task_queue(&namespace, request, call)
+        .await
 }

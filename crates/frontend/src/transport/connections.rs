@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tidemill_proto::api::enums::v1::NamespaceState;
 use tidemill_proto::workflow_service;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -15,9 +16,10 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::dispatch::Dispatch;
-use tidemill_server::Server;
 use crate::handler::Handler;
+use crate::rpc::operator::erase;
 use crate::validate::Limits;
+use tidemill_server::Server;
 
 /// Requests on one connection at a time. Long polls count, and SDKs put all of a process's
 /// pollers on one connection.
@@ -46,7 +48,9 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { drain_max: Duration::from_secs(10) }
+        Self {
+            drain_max: Duration::from_secs(10),
+        }
     }
 }
 
@@ -61,9 +65,20 @@ pub async fn serve(
 ) {
     let (drain_now, draining) = watch::channel(false);
     let health = HealthReporter::new();
-    health.set_service_status(workflow_service::SERVICE_NAME, ServingStatus::Serving).await;
+    health
+        .set_service_status(workflow_service::SERVICE_NAME, ServingStatus::Serving)
+        .await;
+    for namespace in server.namespaces().after(None, usize::MAX) {
+        if namespace.state == NamespaceState::Deleted {
+            tokio::spawn(erase(server.clone(), namespace));
+        }
+    }
     let limits = Limits::from(server.limits());
-    let handler = Handler { server, limits, draining: draining.clone() };
+    let handler = Handler {
+        server,
+        limits,
+        draining: draining.clone(),
+    };
     let dispatch = Dispatch::new(handler, health.clone());
     let http = Arc::new(protocol());
 
@@ -77,8 +92,13 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection =
-                    connection(http.clone(), stream, peer, dispatch.clone(), draining.clone());
+                let connection = connection(
+                    http.clone(),
+                    stream,
+                    peer,
+                    dispatch.clone(),
+                    draining.clone(),
+                );
                 connections.spawn(connection);
             }
             Err(error) => {
@@ -89,12 +109,20 @@ pub async fn serve(
     }
     drop(listener);
     for service in ["", workflow_service::SERVICE_NAME] {
-        health.set_service_status(service, ServingStatus::NotServing).await;
+        health
+            .set_service_status(service, ServingStatus::NotServing)
+            .await;
     }
     let _ = drain_now.send(true);
     let ended = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(options.drain_max, ended).await.is_err() {
-        tracing::warn!(open = connections.len(), "closing connections with requests in progress");
+    if tokio::time::timeout(options.drain_max, ended)
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            open = connections.len(),
+            "closing connections with requests in progress"
+        );
     }
 }
 

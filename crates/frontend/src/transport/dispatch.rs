@@ -64,11 +64,16 @@ impl Dispatch {
         Self(Arc::new(Inner {
             workflow,
             operator,
-            health: HealthServer::new(HealthService::from_health_reporter(health)),
+            health: HealthServer::new(HealthService::from_health_reporter(health))
+                .accept_compressed(Gzip),
             reflection: Reflection::default(),
             metrics,
             operations: METHODS.iter().map(|_| OnceLock::new()).collect(),
-            by_path: METHODS.iter().enumerate().map(|(i, (path, _))| (*path, i)).collect(),
+            by_path: METHODS
+                .iter()
+                .enumerate()
+                .map(|(i, (path, _))| (*path, i))
+                .collect(),
             message_bytes_max: limit,
         }))
     }
@@ -91,7 +96,11 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
         let path = request.uri().path();
         let measured = inner.by_path.get(path).map(|&operation| {
             self.operation(operation).begin();
-            Measured { dispatch: self.clone(), operation, started: Instant::now() }
+            Measured {
+                dispatch: self.clone(),
+                operation,
+                started: Instant::now(),
+            }
         });
         let service = path.strip_prefix('/').and_then(|path| path.split_once('/'));
         let inflight: Inflight = match service.map_or("", |(service, _)| service) {
@@ -124,7 +133,9 @@ struct Measured {
 
 impl Measured {
     fn end(self, code: i32) {
-        self.dispatch.operation(self.operation).end(code, self.started.elapsed());
+        self.dispatch
+            .operation(self.operation)
+            .end(code, self.started.elapsed());
     }
 }
 
@@ -164,6 +175,9 @@ impl Drop for Answer {
 
 /// The code of an answer: errors are in the headers, and an answer without one there is a success.
 fn code_of(response: &Response<Body>) -> i32 {
-    let code = response.headers().get("grpc-status").and_then(|code| code.to_str().ok());
+    let code = response
+        .headers()
+        .get("grpc-status")
+        .and_then(|code| code.to_str().ok());
     code.and_then(|code| code.parse().ok()).unwrap_or(0)
 }

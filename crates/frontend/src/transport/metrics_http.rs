@@ -47,7 +47,8 @@ pub async fn serve_metrics(
                 async move { Ok::<_, Infallible>(response) }
             });
             let mut http = http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+            http.timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT);
             let _ = http.serve_connection(TokioIo::new(stream), answer).await;
         });
     }
@@ -57,8 +58,16 @@ fn answer(metrics: &Metrics, request: &Request<Incoming>) -> Response<Full<Bytes
     let (status, content, body) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => (StatusCode::OK, TEXT, metrics.encode()),
         (&Method::GET, "/healthz") => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
-        _ => (StatusCode::NOT_FOUND, "text/plain", "only /metrics and /healthz\n".to_owned()),
+        _ => (
+            StatusCode::NOT_FOUND,
+            "text/plain",
+            "only /metrics and /healthz\n".to_owned(),
+        ),
     };
-    let response = Response::builder().status(status).header(CONTENT_TYPE, content);
-    response.body(Full::new(Bytes::from(body))).expect("constant headers are valid")
+    let response = Response::builder()
+        .status(status)
+        .header(CONTENT_TYPE, content);
+    response
+        .body(Full::new(Bytes::from(body)))
+        .expect("constant headers are valid")
 }

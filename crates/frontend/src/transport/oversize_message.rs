@@ -15,7 +15,10 @@ pub(super) fn translate(response: Response<Body>, code: i32, limit: usize) -> Re
         return response;
     }
     let status = Status::from_header_map(response.headers());
-    match status.as_ref().and_then(|status| text(status.message(), limit)) {
+    match status
+        .as_ref()
+        .and_then(|status| text(status.message(), limit))
+    {
         Some(text) => Status::resource_exhausted(text).into_http(),
         None => response,
     }
@@ -23,14 +26,20 @@ pub(super) fn translate(response: Response<Body>, code: i32, limit: usize) -> Re
 
 fn text(message: &str, limit: usize) -> Option<String> {
     if message.starts_with(TOO_LONG_INFLATED) {
-        return Some(format!("grpc: received message after decompression larger than max {limit}"));
+        return Some(format!(
+            "grpc: received message after decompression larger than max {limit}"
+        ));
     }
     if !message.starts_with(TOO_LONG) {
         return None;
     }
-    let length = message.split_whitespace().find(|word| word.parse::<u64>().is_ok());
+    let length = message
+        .split_whitespace()
+        .find(|word| word.parse::<u64>().is_ok());
     let length = length.unwrap_or("unknown");
-    Some(format!("grpc: received message larger than max ({length} vs. {limit})"))
+    Some(format!(
+        "grpc: received message larger than max ({length} vs. {limit})"
+    ))
 }
 
 #[cfg(test)]
@@ -39,12 +48,13 @@ mod tests {
 
     #[test]
     fn texts() {
-        let decoder =
-            "Error, decoded message length too large: found 5000000 bytes, the limit is: 4194304 bytes";
-        let inflated =
-            "Error decompressing: size limit, of 4194304 bytes, exceeded while decompressing message";
+        let decoder = "Error, decoded message length too large: found 5000000 bytes, the limit is: 4194304 bytes";
+        let inflated = "Error decompressing: size limit, of 4194304 bytes, exceeded while decompressing message";
         for (message, expected) in [
-            (decoder, Some("grpc: received message larger than max (5000000 vs. 4194304)")),
+            (
+                decoder,
+                Some("grpc: received message larger than max (5000000 vs. 4194304)"),
+            ),
             (
                 inflated,
                 Some("grpc: received message after decompression larger than max 4194304"),

@@ -19,7 +19,7 @@ pub(super) fn in_chain(run: &Run, first_run_id: &str) -> Result<(), Error> {
     if first_run_id.is_empty() || run.first_run_id() == first_run_id {
         return Ok(());
     }
-    Err(Error::not_found(format!("workflow {} has no run in the chain that began with {first_run_id}", run.id.workflow_id)))
+    Err(Error::not_found("workflow execution not found"))
 }
 
 impl Server {

@@ -7,7 +7,7 @@ use tidemill_engine::id_policy::{self, Decision};
 use tidemill_engine::options::{self, Attachment};
 use tidemill_engine::signal::{self, Signal};
 use tidemill_engine::start::{self, NewRun};
-use tidemill_engine::time::{proto_span, span};
+use tidemill_engine::time::{proto_span, proto_span_opt, span};
 use tidemill_engine::workflow_task::{self, Started};
 use tidemill_engine::{Cx, Error, Outcome, Run, RunId, cron, retry, search_attribute};
 use tidemill_proto::api::enums::v1::{
@@ -293,8 +293,8 @@ pub(super) fn new_run(r: &StartWorkflowExecutionRequest, namespace: &Namespace, 
         workflow_type: r.workflow_type.clone(),
         task_queue: r.task_queue.clone(),
         input: r.input.clone(),
-        workflow_execution_timeout: proto_span(execution_timeout),
-        workflow_run_timeout: proto_span(run_timeout),
+        workflow_execution_timeout: proto_span_opt(execution_timeout),
+        workflow_run_timeout: proto_span_opt(run_timeout),
         workflow_task_timeout: proto_span(task_timeout),
         initiator: if cron { ContinueAsNewInitiator::CronSchedule as i32 } else { 0 },
         identity: r.identity.clone(),
@@ -303,7 +303,7 @@ pub(super) fn new_run(r: &StartWorkflowExecutionRequest, namespace: &Namespace, 
         cron_schedule: r.cron_schedule.clone(),
         first_workflow_task_backoff: proto_span(backoff),
         memo: r.memo.clone().and_then(without_null_memo),
-        search_attributes: r.search_attributes.clone().and_then(without_null_attributes),
+        search_attributes: search_attribute::typed(r.search_attributes.as_ref(), namespace).and_then(without_null_attributes),
         header: r.header.clone(),
         completion_callbacks: r.completion_callbacks.clone(),
         priority: r.priority.clone(),
@@ -316,7 +316,7 @@ pub(super) fn new_run(r: &StartWorkflowExecutionRequest, namespace: &Namespace, 
             no: cx.ids.run_no(),
             namespace_id: namespace.id,
             workflow_id: r.workflow_id.as_str().into(),
-            run_id: cx.uuid().into(),
+            run_id: cx.run_id().into(),
         },
         started,
         metadata: r.user_metadata.clone(),

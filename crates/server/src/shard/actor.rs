@@ -206,13 +206,19 @@ impl Actor {
         let published = publish::prepare(&transitions, namespace);
         let mut touched = Vec::with_capacity(transitions.len());
         let mut last_ticket = no.and_then(|no| self.cache.get(no)).map_or(0, |e| e.ticket);
+        // What was asked for is about the run that it made, if it made one.
+        let mut viewed = no;
         for transition in transitions {
-            touched.push(self.install(transition));
+            let created = transition.created;
+            let run = self.install(transition);
+            if created || viewed.is_none() {
+                viewed = Some(run);
+            }
+            touched.push(run);
         }
         for no in &touched {
             last_ticket = self.cache.get(*no).map_or(last_ticket, |e| e.ticket.max(last_ticket));
         }
-        let viewed = no.or_else(|| touched.first().copied());
         let view = viewed.and_then(|no| self.cache.get(no)).map(|e| View { run: e.run.clone(), tail: e.tail.clone() });
         let answer = answer.and_then(|value| {
             let view = view.ok_or_else(|| Error::Internal("an operation answered without a run".into()))?;

@@ -426,7 +426,7 @@ impl Parser<'_> {
 
     fn point(&mut self) -> Result<Time, Error> {
         let time = match self.next() {
-            Token::Text(text) => text.parse::<jiff::Timestamp>().ok().map(|t| t.as_nanosecond()),
+            Token::Text(text) => instant(&text),
             Token::Number(number) => number.parse::<i128>().ok(),
             other => return Err(self.expected_before("a time", &other)),
         };
@@ -466,6 +466,17 @@ impl Token {
             Token::End => "the end".to_owned(),
         }
     }
+}
+
+/// An RFC 3339 time in nanoseconds since the Unix epoch.
+fn instant(text: &str) -> Option<i128> {
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Some(time.as_nanosecond());
+    }
+    // jiff's timestamps end a day before the year 9999 does, which is what people write for "ever".
+    let pieces = jiff::fmt::temporal::Pieces::parse(text).ok()?;
+    let complete = pieces.time().is_some() && pieces.to_numeric_offset().is_some();
+    (complete && pieces.date().year() == 9999).then_some(i128::MAX)
 }
 
 fn one_or(mut parts: Vec<Condition>, join: impl FnOnce(Vec<Condition>) -> Condition) -> Condition {
@@ -605,6 +616,8 @@ mod tests {
             ("NOT TaskQueue = 'a'", "1: NOT may stand only before STARTS_WITH, BETWEEN and NULL"),
             ("'a' = TaskQueue", "1: expected a field but found 'a'"),
             ("StartTime = 'yesterday'", "13: a time is written like '2026-01-31T12:00:00Z', or as nanoseconds since 1970"),
+            ("StartTime = '9999-13-31T00:00:00Z'", "13: a time is written like '2026-01-31T12:00:00Z', or as nanoseconds since 1970"),
+            ("StartTime = '2026-01-31'", "13: a time is written like '2026-01-31T12:00:00Z', or as nanoseconds since 1970"),
             ("StartTime = -", "13: a time is written like '2026-01-31T12:00:00Z', or as nanoseconds since 1970"),
             ("StartTime STARTS_WITH '2026'", "11: expected a comparison, BETWEEN or IS, for a time, but found STARTS_WITH"),
             ("StartTime BETWEEN 1 2", "21: expected AND but found 2"),
@@ -614,7 +627,7 @@ mod tests {
             let expected = format!("invalid query at position {expected}");
             assert_eq!(Query::parse(text), Err(Error::InvalidArgument(expected)), "{text}");
         }
-        for unknown in ["taskqueue = 'a'", "Nope = 'a'", "select * from workers"] {
+        for unknown in ["taskqueue = 'a'", "Nope = 'a'", "select a"] {
             let Err(Error::InvalidArgument(message)) = Query::parse(unknown) else { panic!("{unknown}") };
             assert!(message.contains("unknown field") && message.contains("WorkerInstanceKey, WorkerIdentity"), "{message}");
         }
