@@ -5,6 +5,7 @@
 
 mod exit;
 mod logging;
+mod output;
 mod serve;
 mod span;
 mod table;

@@ -219,6 +219,7 @@ fn finish(tx: &mut Tx<'_>, status: Status, continues: Continues) {
     core.close_time = now.0;
     core.close_event_id = close_event_id;
     core.sticky = None;
+    core.workflow_task_attempt = 1;
     core.backoff_until = 0;
     core.awaits_parent = false;
     if let Some(task) = core.workflow_task.take()

@@ -6,9 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use tidemill_proto::api::command::v1::{Command, command::Attributes as C};
 use tidemill_proto::api::common::v1::{MeteringMetadata, WorkerVersionStamp};
 use tidemill_proto::api::enums::v1::{CommandType, WorkflowTaskFailedCause as Cause};
-use tidemill_proto::api::history::v1::{
-    WorkflowTaskCompletedEventAttributes, WorkflowTaskTimedOutEventAttributes,
-};
+use tidemill_proto::api::history::v1::WorkflowTaskCompletedEventAttributes;
 use tidemill_proto::api::protocol::v1::Message;
 use tidemill_proto::api::query::v1::WorkflowQueryResult;
 use tidemill_proto::api::sdk::v1::WorkflowTaskCompletedMetadata;
@@ -64,30 +62,30 @@ pub fn complete(run: &Run, task: &TaskRef, completion: Completion, cx: &Cx<'_>) 
     if heartbeat && cx.now.since(Time(pending.original_scheduled_time)) > cx.limits.workflow_task_heartbeat {
         return Ok(heartbeat_timed_out(run, cx));
     }
-    if is_discardable(run, task, &completion) {
-        return Ok(discard(run, completion, cx));
-    }
-    let identity = completion.identity.clone();
+    let worker = Worker { identity: completion.identity.clone(), binary_checksum: completion.binary_checksum.clone() };
     let attempt = pending.attempt;
-    match apply(run, completion, heartbeat, cx) {
-        Ok(outcome) => Ok(outcome),
-        Err(refused) => refuse(run, attempt, refused, identity, cx),
-    }
+    let done = if is_discardable(run, task, &completion) {
+        discard(run, completion, cx)
+    } else {
+        apply(run, completion, heartbeat, cx)
+    };
+    done.or_else(|refused| refuse(run, attempt, refused, worker, cx))
+}
+
+/// Who a completion came from, for the event that says that it was refused.
+struct Worker {
+    identity: String,
+    binary_checksum: String,
 }
 
 /// A close command must be the last and the only one.
 fn check_sequence(commands: &[Command]) -> Result<(), Error> {
-    use CommandType as T;
     for (i, command) in commands.iter().enumerate() {
         let kind = command.command_type();
-        if kind == T::Unspecified {
+        if kind == CommandType::Unspecified {
             return Err(Error::invalid(format!("command {i} has an unknown type {}", command.command_type)));
         }
-        let closes = matches!(
-            kind,
-            T::CompleteWorkflowExecution | T::FailWorkflowExecution | T::CancelWorkflowExecution | T::ContinueAsNewWorkflowExecution
-        );
-        if closes && i + 1 != commands.len() {
+        if closes(kind) && i + 1 != commands.len() {
             return Err(Error::invalid(format!(
                 "invalid command sequence: [{}], command {} must be the last command.",
                 commands.iter().map(|c| c.command_type().as_str_name().trim_start_matches("COMMAND_TYPE_")).collect::<Vec<_>>().join(", "),
@@ -98,23 +96,22 @@ fn check_sequence(commands: &[Command]) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether a command ends the run.
+fn closes(kind: CommandType) -> bool {
+    use CommandType as T;
+    matches!(
+        kind,
+        T::CompleteWorkflowExecution
+            | T::FailWorkflowExecution
+            | T::CancelWorkflowExecution
+            | T::ContinueAsNewWorkflowExecution
+    )
+}
+
 /// A task that has only heartbeat for too long is timed out, so that another worker may try.
 fn heartbeat_timed_out(run: &Run, cx: &Cx<'_>) -> Outcome<Completed> {
     let mut tx = Tx::new(run, cx);
-    workflow_task::make_durable(&mut tx);
-    if let Some(task) = tx.run.core.workflow_task.take() {
-        if task.attempt <= 1 {
-            tx.push(WorkflowTaskTimedOutEventAttributes {
-                scheduled_event_id: task.scheduled_id,
-                started_event_id: task.started_id,
-                timeout_type: tidemill_proto::api::enums::v1::TimeoutType::StartToClose as i32,
-            });
-        }
-        tx.run.core.sticky = None;
-        update::unsend(&mut tx);
-        query::unsend(&mut tx);
-        tx.want_workflow_task();
-    }
+    workflow_task::time_out(&mut tx);
     tx.finish_with(Err(Error::not_found("workflow task heartbeat timeout")))
 }
 
@@ -132,15 +129,16 @@ fn is_discardable(run: &Run, task: &TaskRef, completion: &Completion) -> bool {
 }
 
 /// Ends a speculative task without a trace.
-fn discard(run: &Run, completion: Completion, cx: &Cx<'_>) -> Outcome<Completed> {
+fn discard(run: &Run, completion: Completion, cx: &Cx<'_>) -> Result<Outcome<Completed>, Refused> {
     let mut tx = Tx::new(run, cx);
     tx.run.core.workflow_task = None;
     set_sticky(&mut tx, completion.sticky);
+    if tx.run.core.sticky != run.core.sticky {
+        tx.touch_core();
+    }
     let reset_to = tx.run.core.last_completed_started_id;
     for message in &completion.messages {
-        if let Err(refused) = update::on_message(&mut tx, message) {
-            return Outcome { transitions: Vec::new(), reply: Err(Error::invalid(refused.message)) };
-        }
+        update::on_message(&mut tx, message)?;
     }
     update::reject_unanswered(&mut tx);
     query::answer(&mut tx, completion.query_results);
@@ -151,7 +149,7 @@ fn discard(run: &Run, completion: Completion, cx: &Cx<'_>) -> Outcome<Completed>
     if tx.run.core.workflow_task.is_none() {
         query::release(&mut tx);
     }
-    tx.finish(completed)
+    Ok(tx.finish(completed))
 }
 
 fn set_sticky(tx: &mut Tx<'_>, sticky: Option<Sticky>) {
@@ -186,7 +184,7 @@ fn apply(run: &Run, completion: Completion, heartbeat: bool, cx: &Cx<'_>) -> Res
     let Work { activities, force_next, .. } = work;
 
     query::answer(&mut tx, completion.query_results);
-    if tx.run.is_open() && !heartbeat {
+    if tx.run.is_open() && !completion.force_new_task {
         update::reject_unanswered(&mut tx);
     }
     // A later command may have cancelled an activity that an earlier one has started.
@@ -290,6 +288,10 @@ impl Work {
 
     fn command(&mut self, tx: &mut Tx<'_>, command: Command, completed_id: i64, identity: &str) -> Result<(), Refused> {
         let kind = command.command_type();
+        if closes(kind) {
+            // Their callers learn the worker's answer rather than that the run has closed.
+            self.rejections(tx)?;
+        }
         let context = CommandContext {
             completed_id,
             metadata: command.user_metadata,
@@ -344,8 +346,15 @@ impl Work {
         update::on_message(tx, &message)
     }
 
-    /// Messages that no command named: normally rejections. After a close command only those
-    /// still mean something.
+    fn rejections(&mut self, tx: &mut Tx<'_>) -> Result<(), Refused> {
+        let (rejections, rest) =
+            std::mem::take(&mut self.messages).into_iter().partition(|(_, m)| update::is_rejection(m));
+        self.messages = rest;
+        BTreeMap::into_values(rejections).try_for_each(|message| update::on_message(tx, &message))
+    }
+
+    /// Messages that no command named: normally rejections. After a close command the rest means
+    /// nothing any more.
     fn remaining_messages(&mut self, tx: &mut Tx<'_>) -> Result<(), Refused> {
         for (_, message) in std::mem::take(&mut self.messages) {
             if tx.run.is_open() {
@@ -382,24 +391,24 @@ fn missing_cause(kind: CommandType) -> Cause {
 
 /// A command was refused: nothing of the completion stands. The task fails (or the run is
 /// terminated), and the worker learns why.
-fn refuse(run: &Run, attempt: i32, refused: Refused, identity: String, cx: &Cx<'_>) -> Result<Outcome<Completed>, Error> {
-    let name = workflow_task::cause_name(refused.cause);
-    let error = Error::invalid(format!("{name}: {}", refused.message));
-    if refused.terminate {
-        let mut tx = Tx::new(run, cx);
-        close::terminate(&mut tx, Termination::by_engine(format!("{name}: {}", refused.message)));
-        return Ok(tx.finish_with(Err(error)));
-    }
-    if attempt > 1 && refused.cause != Cause::UnhandledCommand {
-        // Not again at once: the task times out first, which slows the loop down.
-        return Err(error);
-    }
+fn refuse(run: &Run, attempt: i32, refused: Refused, worker: Worker, cx: &Cx<'_>) -> Result<Outcome<Completed>, Error> {
+    let text = format!("{}: {}", workflow_task::cause_name(refused.cause), refused.message);
+    let error = Error::invalid(text.clone());
     let mut tx = Tx::new(run, cx);
     update::abort_sent(&mut tx);
-    workflow_task::fail_task(&mut tx, TaskFailure::by_engine(refused.cause, format!("{name}: {}", refused.message), identity));
-    if refused.cause == Cause::UnhandledCommand {
+    if attempt > 1 && refused.cause != Cause::UnhandledCommand && !refused.terminate {
+        // Not again at once: the task times out first, which slows the loop down.
+        return Ok(tx.finish_with(Err(error)));
+    }
+    let failure = TaskFailure::by_engine(refused.cause, text.clone(), worker.identity);
+    workflow_task::fail_task(&mut tx, TaskFailure { binary_checksum: worker.binary_checksum, ..failure });
+    if refused.terminate {
+        close::terminate(&mut tx, Termination::by_engine(text));
+    } else if refused.cause == Cause::UnhandledCommand {
         tx.run.volatile.close_attempted = true;
     }
-    debug_assert!(tx.run.core.workflow_task.is_none());
     Ok(tx.finish_with(Err(error)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,6 +38,7 @@ use crate::{cron, run_options, upsert};
 
 /// How a run closes that a retry or cron run may follow.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "made once and consumed at once")]
 pub enum Closing {
     Completed { result: Option<Payloads> },
     Failed { failure: Failure },
@@ -50,15 +51,17 @@ pub fn retry_or_cron(run: &Run, closing: Closing, cx: &Cx<'_>) -> (RetryState, O
     let start = run.start();
     let (result, failure) = match closing {
         Closing::Completed { result } => {
-            let next = cron_backoff(run, cx.now).map(|backoff| {
-                follow(run, Initiator::CronSchedule, backoff, result, None, cx)
-            });
+            let next = cron_backoff(run, cx.now)
+                .map(|backoff| follow(run, Initiator::CronSchedule, backoff, result, None, cx));
             return (RetryState::Unspecified, next);
         }
         // A failed run leaves no result to its retry, though it does to the next cron run.
         Closing::Failed { failure } => (None, failure),
         Closing::TimedOut => {
-            if Time(run.core.execution_expiration).get().is_some_and(|at| at <= cx.now) {
+            if Time(run.core.execution_expiration)
+                .get()
+                .is_some_and(|at| at <= cx.now)
+            {
                 return (RetryState::Timeout, None);
             }
             (start.last_completion_result.clone(), timeout_failure())
@@ -73,7 +76,14 @@ pub fn retry_or_cron(run: &Run, closing: Closing, cx: &Cx<'_>) -> (RetryState, O
     };
     let next = cron_backoff(run, cx.now).map(|backoff| {
         let result = start.last_completion_result.clone();
-        follow(run, Initiator::CronSchedule, backoff, result, Some(failure), cx)
+        follow(
+            run,
+            Initiator::CronSchedule,
+            backoff,
+            result,
+            Some(failure),
+            cx,
+        )
     });
     (state, next)
 }
@@ -90,7 +100,11 @@ fn retry_backoff(run: &Run, failure: &Failure, now: Time) -> Backoff {
 }
 
 fn cron_backoff(run: &Run, now: Time) -> Option<Duration> {
-    cron::next_backoff(&run.start().cron_schedule, Time(run.core.execution_time), now)
+    cron::next_backoff(
+        &run.start().cron_schedule,
+        Time(run.core.execution_time),
+        now,
+    )
 }
 
 fn timeout_failure() -> Failure {
@@ -145,7 +159,10 @@ fn carried(
     cx: &Cx<'_>,
 ) -> WorkflowExecutionStartedEventAttributes {
     let from = run.start();
-    let is_child = from.parent_workflow_execution.as_ref().is_some_and(|p| !p.workflow_id.is_empty());
+    let is_child = from
+        .parent_workflow_execution
+        .as_ref()
+        .is_some_and(|p| !p.workflow_id.is_empty());
     WorkflowExecutionStartedEventAttributes {
         initiator: initiator as i32,
         first_workflow_task_backoff: proto_span(min_backoff(run, backoff, cx)),
@@ -172,7 +189,12 @@ fn is_pinned(versioning: &VersioningOverride) -> bool {
 
 /// All completion callbacks of a run, those attached after its start included.
 fn callbacks(run: &Run) -> Vec<Callback> {
-    run.start().completion_callbacks.iter().chain(&run.visible.attached_callbacks).cloned().collect()
+    run.start()
+        .completion_callbacks
+        .iter()
+        .chain(&run.visible.attached_callbacks)
+        .cloned()
+        .collect()
 }
 
 /// A chain starts at most one run in the minimal interval, so that a workflow which ends at once
@@ -213,7 +235,10 @@ pub fn continue_as_new(
     let a = checked(tx, attributes)?;
     let run = &tx.run;
     let initiator = a.initiator();
-    let same_queue = a.task_queue.as_ref().is_some_and(|q| q.name == run.task_queue());
+    let same_queue = a
+        .task_queue
+        .as_ref()
+        .is_some_and(|q| q.name == run.task_queue());
     let mut started = WorkflowExecutionStartedEventAttributes {
         workflow_type: a.workflow_type.clone(),
         task_queue: a.task_queue.clone(),
@@ -226,7 +251,11 @@ pub fn continue_as_new(
         retry_policy: a.retry_policy.clone(),
         cron_schedule: a.cron_schedule.clone(),
         priority: run.priority(),
-        attempt: if initiator == Initiator::Retry { run.start().attempt.max(1) + 1 } else { 1 },
+        attempt: if initiator == Initiator::Retry {
+            run.start().attempt.max(1) + 1
+        } else {
+            1
+        },
         completion_callbacks: callbacks(run),
         last_completion_result: a.last_completion_result.clone(),
         continued_failure: a.failure.clone(),
@@ -236,7 +265,11 @@ pub fn continue_as_new(
         started.versioning_override = None;
     }
     let new = new_run(run, started, tx.cx);
-    tx.push_event(command.event(continued_event(a, new.id.run_id.to_string(), command.completed_id)));
+    tx.push_event(command.event(continued_event(
+        a,
+        new.id.run_id.to_string(),
+        command.completed_id,
+    )));
     // A new run touches no run but itself: there is one transition.
     Ok(start::create(new, tx.cx).into_transitions().remove(0))
 }
@@ -276,28 +309,52 @@ fn checked(
     let (run, limits) = (&tx.run, tx.limits());
     let from = run.start();
     if a.workflow_type.as_ref().is_none_or(|t| t.name.is_empty()) {
-        a.workflow_type = Some(WorkflowType { name: run.workflow_type().to_owned() });
+        a.workflow_type = Some(WorkflowType {
+            name: run.workflow_type().to_owned(),
+        });
     }
-    run_options::check_id("workflow type", a.workflow_type.as_ref().map_or("", |t| &t.name), limits).map_err(bad)?;
-    a.task_queue = Some(run_options::task_queue(a.task_queue, run.task_queue(), limits).map_err(bad)?);
+    run_options::check_id(
+        "workflow type",
+        a.workflow_type.as_ref().map_or("", |t| &t.name),
+        limits,
+    )
+    .map_err(bad)?;
+    a.task_queue =
+        Some(run_options::task_queue(a.task_queue, run.task_queue(), limits).map_err(bad)?);
     run_options::check_timeouts(&[
         ("run timeout", &a.workflow_run_timeout),
         ("workflow task timeout", &a.workflow_task_timeout),
         ("backoff", &a.backoff_start_interval),
     ])
     .map_err(bad)?;
-    let run_timeout = if span(&a.workflow_run_timeout).is_zero() { from.workflow_run_timeout } else { a.workflow_run_timeout };
-    let task_timeout = if span(&a.workflow_task_timeout).is_zero() { from.workflow_task_timeout } else { a.workflow_task_timeout };
-    a.workflow_run_timeout = run_options::run_timeout(&run_timeout, &from.workflow_execution_timeout);
-    a.workflow_task_timeout = run_options::task_timeout(&task_timeout, &a.workflow_run_timeout, limits);
+    let run_timeout = if span(&a.workflow_run_timeout).is_zero() {
+        from.workflow_run_timeout
+    } else {
+        a.workflow_run_timeout
+    };
+    let task_timeout = if span(&a.workflow_task_timeout).is_zero() {
+        from.workflow_task_timeout
+    } else {
+        a.workflow_task_timeout
+    };
+    a.workflow_run_timeout =
+        run_options::run_timeout(&run_timeout, &from.workflow_execution_timeout);
+    a.workflow_task_timeout =
+        run_options::task_timeout(&task_timeout, &a.workflow_run_timeout, limits);
     a.retry_policy = run_options::retry_policy(a.retry_policy).map_err(bad)?;
     if a.initiator() == Initiator::Unspecified {
         a.initiator = Initiator::Workflow as i32;
     }
-    a.search_attributes = a.search_attributes.map(|s| upsert::checked(tx, s)).transpose()?;
+    a.search_attributes = a
+        .search_attributes
+        .map(|s| upsert::checked(tx, s))
+        .transpose()?;
     let size = a.input.as_ref().map_or(0, |i| i.encoded_len());
     if size > limits.blob_size {
-        let text = format!("continue-as-new: input has {size} bytes; at most {} are allowed", limits.blob_size);
+        let text = format!(
+            "continue-as-new: input has {size} bytes; at most {} are allowed",
+            limits.blob_size
+        );
         return Err(Refused::terminate(BAD, text));
     }
     if let Some(memo) = &a.memo {
@@ -309,7 +366,9 @@ fn checked(
 #[cfg(test)]
 mod tests {
     use tidemill_proto::api::command::v1::command::Attributes as C;
-    use tidemill_proto::api::common::v1::{Callback, Memo, Payload, RetryPolicy, WorkflowExecution};
+    use tidemill_proto::api::common::v1::{
+        Callback, Memo, Payload, RetryPolicy, WorkflowExecution,
+    };
     use tidemill_proto::api::enums::v1::WorkflowExecutionStatus as Status;
     use tidemill_proto::api::failure::v1::ApplicationFailureInfo;
     use tidemill_proto::api::history::v1::history_event::Attributes as A;
@@ -333,10 +392,12 @@ mod tests {
 
     fn asks_for(delay: i64) -> Failure {
         Failure {
-            failure_info: Some(FailureInfo::ApplicationFailureInfo(ApplicationFailureInfo {
-                next_retry_delay: seconds(delay),
-                ..Default::default()
-            })),
+            failure_info: Some(FailureInfo::ApplicationFailureInfo(
+                ApplicationFailureInfo {
+                    next_retry_delay: seconds(delay),
+                    ..Default::default()
+                },
+            )),
             ..Default::default()
         }
     }
@@ -345,8 +406,12 @@ mod tests {
     fn what_follows() {
         use Initiator::{CronSchedule as Cron, Retry};
         use RetryState as R;
-        let failed = |kind: &str| Closing::Failed { failure: failure(kind) };
-        let completed = || Closing::Completed { result: Some(payloads("new")) };
+        let failed = |kind: &str| Closing::Failed {
+            failure: failure(kind),
+        };
+        let completed = || Closing::Completed {
+            result: Some(payloads("new")),
+        };
         let with = |retry_policy, cron: &str, attempt, execution| Started {
             retry_policy,
             cron_schedule: cron.into(),
@@ -356,26 +421,122 @@ mod tests {
             ..Default::default()
         };
         // The run closes after 100 seconds, 40 seconds into a minute: the next one begins in 20.
-        let rows: Vec<(Started, Closing, RetryState, Option<(Initiator, u64, i32, Option<&str>, bool)>)> = vec![
+        // Then the next run: initiator, backoff, attempt, last result, whether it has a failure.
+        type Next = Option<(Initiator, u64, i32, Option<&'static str>, bool)>;
+        let rows: Vec<(Started, Closing, RetryState, Next)> = vec![
             (with(None, "", 1, None), completed(), R::Unspecified, None),
-            (with(policy(0), "", 1, None), completed(), R::Unspecified, None),
-            (with(None, "", 1, None), failed("A"), R::RetryPolicyNotSet, None),
-            (with(policy(0), "", 1, None), failed("A"), R::InProgress, Some((Retry, 10, 2, None, true))),
-            (with(policy(0), "", 3, None), failed("A"), R::InProgress, Some((Retry, 40, 4, None, true))),
-            (with(policy(3), "", 3, None), failed("A"), R::MaximumAttemptsReached, None),
-            (with(policy(0), "", 1, None), failed("Fatal"), R::NonRetryableFailure, None),
-            (with(policy(0), "", 1, seconds(105)), failed("A"), R::Timeout, None),
-            (with(policy(0), "", 1, seconds(110)), failed("A"), R::InProgress, Some((Retry, 10, 2, None, true))),
-            (with(policy(0), "", 1, None), Closing::Failed { failure: asks_for(7) }, R::InProgress, Some((Retry, 7, 2, None, true))),
-            (with(policy(0), "", 1, None), Closing::Failed { failure: asks_for(5000) }, R::InProgress, Some((Retry, 1000, 2, None, true))),
-            (with(policy(0), "", 1, None), Closing::TimedOut, R::InProgress, Some((Retry, 10, 2, Some("old"), true))),
-            (with(policy(0), "* * * * *", 1, seconds(100)), Closing::TimedOut, R::Timeout, None),
-            (with(None, "* * * * *", 1, None), completed(), R::Unspecified, Some((Cron, 20, 1, Some("new"), false))),
-            (with(None, "* * * * *", 1, None), failed("A"), R::RetryPolicyNotSet, Some((Cron, 20, 1, Some("old"), true))),
-            (with(None, "* * * * *", 1, None), Closing::TimedOut, R::RetryPolicyNotSet, Some((Cron, 20, 1, Some("old"), true))),
-            (with(policy(0), "* * * * *", 1, None), failed("A"), R::InProgress, Some((Retry, 10, 2, None, true))),
-            (with(policy(2), "* * * * *", 2, None), failed("A"), R::MaximumAttemptsReached, Some((Cron, 20, 1, Some("old"), true))),
-            (with(None, "0 0 31 2 *", 1, None), completed(), R::Unspecified, None),
+            (
+                with(policy(0), "", 1, None),
+                completed(),
+                R::Unspecified,
+                None,
+            ),
+            (
+                with(None, "", 1, None),
+                failed("A"),
+                R::RetryPolicyNotSet,
+                None,
+            ),
+            (
+                with(policy(0), "", 1, None),
+                failed("A"),
+                R::InProgress,
+                Some((Retry, 10, 2, None, true)),
+            ),
+            (
+                with(policy(0), "", 3, None),
+                failed("A"),
+                R::InProgress,
+                Some((Retry, 40, 4, None, true)),
+            ),
+            (
+                with(policy(3), "", 3, None),
+                failed("A"),
+                R::MaximumAttemptsReached,
+                None,
+            ),
+            (
+                with(policy(0), "", 1, None),
+                failed("Fatal"),
+                R::NonRetryableFailure,
+                None,
+            ),
+            (
+                with(policy(0), "", 1, seconds(105)),
+                failed("A"),
+                R::Timeout,
+                None,
+            ),
+            (
+                with(policy(0), "", 1, seconds(110)),
+                failed("A"),
+                R::InProgress,
+                Some((Retry, 10, 2, None, true)),
+            ),
+            (
+                with(policy(0), "", 1, None),
+                Closing::Failed {
+                    failure: asks_for(7),
+                },
+                R::InProgress,
+                Some((Retry, 7, 2, None, true)),
+            ),
+            (
+                with(policy(0), "", 1, None),
+                Closing::Failed {
+                    failure: asks_for(5000),
+                },
+                R::InProgress,
+                Some((Retry, 1000, 2, None, true)),
+            ),
+            (
+                with(policy(0), "", 1, None),
+                Closing::TimedOut,
+                R::InProgress,
+                Some((Retry, 10, 2, Some("old"), true)),
+            ),
+            (
+                with(policy(0), "* * * * *", 1, seconds(100)),
+                Closing::TimedOut,
+                R::Timeout,
+                None,
+            ),
+            (
+                with(None, "* * * * *", 1, None),
+                completed(),
+                R::Unspecified,
+                Some((Cron, 20, 1, Some("new"), false)),
+            ),
+            (
+                with(None, "* * * * *", 1, None),
+                failed("A"),
+                R::RetryPolicyNotSet,
+                Some((Cron, 20, 1, Some("old"), true)),
+            ),
+            (
+                with(None, "* * * * *", 1, None),
+                Closing::TimedOut,
+                R::RetryPolicyNotSet,
+                Some((Cron, 20, 1, Some("old"), true)),
+            ),
+            (
+                with(policy(0), "* * * * *", 1, None),
+                failed("A"),
+                R::InProgress,
+                Some((Retry, 10, 2, None, true)),
+            ),
+            (
+                with(policy(2), "* * * * *", 2, None),
+                failed("A"),
+                R::MaximumAttemptsReached,
+                Some((Cron, 20, 1, Some("old"), true)),
+            ),
+            (
+                with(None, "0 0 31 2 *", 1, None),
+                completed(),
+                R::Unspecified,
+                None,
+            ),
         ];
         for (i, (started, closing, state, next)) in rows.into_iter().enumerate() {
             let mut bench = Bench::with(started);
@@ -391,10 +552,16 @@ mod tests {
                 assert_eq!(r.started.first_execution_run_id, "first");
                 assert_eq!(r.started.continued_execution_run_id, "first");
                 assert_eq!(r.started.root_workflow_execution, None);
-                (r.started.initiator(), span(&r.started.first_workflow_task_backoff).as_secs(), r.started.attempt,
-                 r.started.last_completion_result, r.started.continued_failure.is_some())
+                (
+                    r.started.initiator(),
+                    span(&r.started.first_workflow_task_backoff).as_secs(),
+                    r.started.attempt,
+                    r.started.last_completion_result,
+                    r.started.continued_failure.is_some(),
+                )
             });
-            let next = next.map(|(i, b, a, result, failed)| (i, b, a, result.map(payloads), failed));
+            let next =
+                next.map(|(i, b, a, result, failed)| (i, b, a, result.map(payloads), failed));
             assert_eq!(run, next, "row {i}");
         }
     }
@@ -402,7 +569,17 @@ mod tests {
     #[test]
     fn a_chain_does_not_spin() {
         // Lifetime of the closing run, backoff asked for, backoff given; milliseconds.
-        let rows = [(0, 0, 1000), (300, 0, 700), (300, 500, 700), (300, 700, 700), (300, 701, 701), (999, 0, 1), (1000, 0, 0), (5000, 20, 20), (-2000, 100, 3000)];
+        let rows = [
+            (0, 0, 1000),
+            (300, 0, 700),
+            (300, 500, 700),
+            (300, 700, 700),
+            (300, 701, 701),
+            (999, 0, 1),
+            (1000, 0, 0),
+            (5000, 20, 20),
+            (-2000, 100, 3000),
+        ];
         for (lifetime, asked, given) in rows {
             let mut bench = Bench::new();
             bench.run.core.execution_time = bench.now.0 - lifetime * 1_000_000;
@@ -412,8 +589,13 @@ mod tests {
     }
 
     fn memo(key: &str, data: &str) -> Option<Memo> {
-        let payload = Payload { data: data.into(), ..Default::default() };
-        Some(Memo { fields: [(key.to_owned(), payload)].into() })
+        let payload = Payload {
+            data: data.into(),
+            ..Default::default()
+        };
+        Some(Memo {
+            fields: [(key.to_owned(), payload)].into(),
+        })
     }
 
     #[test]
@@ -426,27 +608,59 @@ mod tests {
             completion_callbacks: vec![callback.clone()],
             workflow_run_timeout: seconds(60),
             workflow_execution_timeout: seconds(3600),
-            parent_workflow_execution: Some(WorkflowExecution { workflow_id: "p".into(), run_id: "pr".into() }),
+            parent_workflow_execution: Some(WorkflowExecution {
+                workflow_id: "p".into(),
+                run_id: "pr".into(),
+            }),
             parent_initiated_event_id: 5,
-            root_workflow_execution: Some(WorkflowExecution { workflow_id: "root".into(), run_id: "rr".into() }),
+            root_workflow_execution: Some(WorkflowExecution {
+                workflow_id: "root".into(),
+                run_id: "rr".into(),
+            }),
             ..Default::default()
         });
         std::sync::Arc::make_mut(&mut bench.run.visible).memo = memo("m", "2");
-        let fail = tidemill_proto::api::command::v1::FailWorkflowExecutionCommandAttributes { failure: Some(failure("A")) };
-        let others = bench.task(vec![C::FailWorkflowExecutionCommandAttributes(fail)]).unwrap();
+        let fail = tidemill_proto::api::command::v1::FailWorkflowExecutionCommandAttributes {
+            failure: Some(failure("A")),
+        };
+        let others = bench
+            .task(vec![C::FailWorkflowExecutionCommandAttributes(fail)])
+            .unwrap();
         assert_eq!(bench.run.status(), Status::Failed);
         let next = &others[0].run;
         assert!(others[0].created && others.len() == 1);
         let (old, new) = (bench.run.start(), next.start());
-        assert_eq!((&new.input, &new.memo, &new.root_workflow_execution), (&old.input, &old.memo, &old.root_workflow_execution));
-        assert_eq!((new.attempt, new.parent_initiated_event_id, new.completion_callbacks.len()), (2, 5, 1));
-        assert_eq!(new.workflow_execution_expiration_time, old.workflow_execution_expiration_time);
+        assert_eq!(
+            (&new.input, &new.memo, &new.root_workflow_execution),
+            (&old.input, &old.memo, &old.root_workflow_execution)
+        );
+        assert_eq!(
+            (
+                new.attempt,
+                new.parent_initiated_event_id,
+                new.completion_callbacks.len()
+            ),
+            (2, 5, 1)
+        );
+        assert_eq!(
+            new.workflow_execution_expiration_time,
+            old.workflow_execution_expiration_time
+        );
         assert_eq!(bench.run.core.new_run_id, *next.id.run_id);
         // No workflow task before the backoff is over, and the run timeout counts from there.
         assert!(next.core.workflow_task.is_none());
-        assert_eq!(Time(next.core.backoff_until).since(bench.now), Duration::from_secs(10));
-        assert_eq!(Time(next.core.run_expiration).since(bench.now), Duration::from_secs(70));
-        assert!(bench.items().is_empty(), "the parent hears of the last run only");
+        assert_eq!(
+            Time(next.core.backoff_until).since(bench.now),
+            Duration::from_secs(10)
+        );
+        assert_eq!(
+            Time(next.core.run_expiration).since(bench.now),
+            Duration::from_secs(70)
+        );
+        assert!(
+            bench.items().is_empty(),
+            "the parent hears of the last run only"
+        );
     }
 
     fn continue_as_new(a: ContinueAsNewWorkflowExecutionCommandAttributes) -> Vec<C> {
@@ -464,29 +678,54 @@ mod tests {
         });
         bench.wait(0.25);
         let others = bench
-            .task(continue_as_new(ContinueAsNewWorkflowExecutionCommandAttributes {
-                input: Some(payloads("next")),
-                workflow_run_timeout: seconds(1000),
-                memo: memo("gone", "null"),
-                ..Default::default()
-            }))
+            .task(continue_as_new(
+                ContinueAsNewWorkflowExecutionCommandAttributes {
+                    input: Some(payloads("next")),
+                    workflow_run_timeout: seconds(1000),
+                    memo: memo("gone", "null"),
+                    ..Default::default()
+                },
+            ))
             .unwrap();
         assert_eq!(bench.run.status(), Status::ContinuedAsNew);
         let next = &others[0].run;
-        let Some(A::WorkflowExecutionContinuedAsNewEventAttributes(event)) =
-            bench.last(tidemill_proto::api::enums::v1::EventType::WorkflowExecutionContinuedAsNew).attributes
+        let Some(A::WorkflowExecutionContinuedAsNewEventAttributes(event)) = bench
+            .last(tidemill_proto::api::enums::v1::EventType::WorkflowExecutionContinuedAsNew)
+            .attributes
         else {
             panic!()
         };
         assert_eq!(event.new_execution_run_id, *next.id.run_id);
-        assert_eq!((event.initiator(), event.workflow_run_timeout), (Initiator::Workflow, seconds(600)));
+        assert_eq!(
+            (event.initiator(), event.workflow_run_timeout),
+            (Initiator::Workflow, seconds(600))
+        );
         let new = next.start();
-        assert_eq!((next.workflow_type(), next.task_queue(), new.attempt), ("Type", "queue", 1));
-        assert_eq!((&new.input, new.initiator()), (&Some(payloads("next")), Initiator::Workflow));
-        assert_eq!(new.memo, Some(Memo::default()), "only what the command holds, without nulls");
-        assert_eq!(new.first_workflow_task_backoff, Some(wkt::Duration { seconds: 0, nanos: 750_000_000 }));
+        assert_eq!(
+            (next.workflow_type(), next.task_queue(), new.attempt),
+            ("Type", "queue", 1)
+        );
+        assert_eq!(
+            (&new.input, new.initiator()),
+            (&Some(payloads("next")), Initiator::Workflow)
+        );
+        assert_eq!(
+            new.memo,
+            Some(Memo::default()),
+            "only what the command holds, without nulls"
+        );
+        assert_eq!(
+            new.first_workflow_task_backoff,
+            Some(wkt::Duration {
+                seconds: 0,
+                nanos: 750_000_000
+            })
+        );
         assert_eq!(new.workflow_task_timeout, seconds(10));
-        assert_eq!(next.core.execution_expiration, bench.run.core.execution_expiration);
+        assert_eq!(
+            next.core.execution_expiration,
+            bench.run.core.execution_expiration
+        );
         assert_eq!(new.original_execution_run_id, *next.id.run_id);
         bench.check_history();
     }
@@ -495,18 +734,66 @@ mod tests {
     fn refused() {
         type Command = ContinueAsNewWorkflowExecutionCommandAttributes;
         let rows = [
-            (Command { workflow_type: Some(WorkflowType { name: "x".repeat(1001) }), ..Default::default() }, false),
-            (Command { workflow_run_timeout: seconds(-1), ..Default::default() }, false),
-            (Command { backoff_start_interval: seconds(-1), ..Default::default() }, false),
-            (Command { retry_policy: Some(RetryPolicy { backoff_coefficient: 0.1, ..Default::default() }), ..Default::default() }, false),
-            (Command { input: Some(payloads(&"x".repeat(3 << 20))), ..Default::default() }, true),
-            (Command { memo: memo("m", &"x".repeat(3 << 20)), ..Default::default() }, true),
+            (
+                Command {
+                    workflow_type: Some(WorkflowType {
+                        name: "x".repeat(1001),
+                    }),
+                    ..Default::default()
+                },
+                false,
+            ),
+            (
+                Command {
+                    workflow_run_timeout: seconds(-1),
+                    ..Default::default()
+                },
+                false,
+            ),
+            (
+                Command {
+                    backoff_start_interval: seconds(-1),
+                    ..Default::default()
+                },
+                false,
+            ),
+            (
+                Command {
+                    retry_policy: Some(RetryPolicy {
+                        backoff_coefficient: 0.1,
+                        ..Default::default()
+                    }),
+                    ..Default::default()
+                },
+                false,
+            ),
+            (
+                Command {
+                    input: Some(payloads(&"x".repeat(3 << 20))),
+                    ..Default::default()
+                },
+                true,
+            ),
+            (
+                Command {
+                    memo: memo("m", &"x".repeat(3 << 20)),
+                    ..Default::default()
+                },
+                true,
+            ),
         ];
         for (i, (attributes, terminates)) in rows.into_iter().enumerate() {
             let mut bench = Bench::new();
             let error = bench.task(continue_as_new(attributes)).unwrap_err();
-            assert!(matches!(&error, Error::InvalidArgument(t) if t.starts_with("BadContinueAsNewAttributes")), "row {i}: {error:?}");
-            let status = if terminates { Status::Terminated } else { Status::Running };
+            assert!(
+                matches!(&error, Error::InvalidArgument(t) if t.starts_with("BadContinueAsNewAttributes")),
+                "row {i}: {error:?}"
+            );
+            let status = if terminates {
+                Status::Terminated
+            } else {
+                Status::Running
+            };
             assert_eq!(bench.run.status(), status, "row {i}");
         }
     }

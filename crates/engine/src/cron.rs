@@ -52,26 +52,47 @@ struct Bounds {
     names: &'static [&'static str],
 }
 
-const MINUTE: Bounds = Bounds { min: 0, max: 59, names: &[] };
-const HOUR: Bounds = Bounds { min: 0, max: 23, names: &[] };
-const DAY: Bounds = Bounds { min: 1, max: 31, names: &[] };
+const MINUTE: Bounds = Bounds {
+    min: 0,
+    max: 59,
+    names: &[],
+};
+const HOUR: Bounds = Bounds {
+    min: 0,
+    max: 23,
+    names: &[],
+};
+const DAY: Bounds = Bounds {
+    min: 1,
+    max: 31,
+    names: &[],
+};
 const MONTH: Bounds = Bounds {
     min: 1,
     max: 12,
-    names: &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"],
+    names: &[
+        "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
+    ],
 };
-const WEEKDAY: Bounds =
-    Bounds { min: 0, max: 6, names: &["sun", "mon", "tue", "wed", "thu", "fri", "sat"] };
+const WEEKDAY: Bounds = Bounds {
+    min: 0,
+    max: 6,
+    names: &["sun", "mon", "tue", "wed", "thu", "fri", "sat"],
+};
 
 /// Reads a schedule. The error says what is wrong with which part.
 pub fn parse(spec: &str) -> Result<Schedule, String> {
     if spec.is_empty() {
         return Err("empty spec string".into());
     }
-    let (zone, rest) = match spec.strip_prefix("CRON_TZ=").or_else(|| spec.strip_prefix("TZ=")) {
+    let (zone, rest) = match spec
+        .strip_prefix("CRON_TZ=")
+        .or_else(|| spec.strip_prefix("TZ="))
+    {
         Some(text) => {
-            let (name, rest) =
-                text.split_once(' ').ok_or_else(|| format!("no schedule after the time zone: {spec}"))?;
+            let (name, rest) = text
+                .split_once(' ')
+                .ok_or_else(|| format!("no schedule after the time zone: {spec}"))?;
             (zone(name)?, rest.trim())
         }
         None => (TimeZone::UTC, spec),
@@ -81,7 +102,10 @@ pub fn parse(spec: &str) -> Result<Schedule, String> {
     }
     let fields: Vec<&str> = rest.split_whitespace().collect();
     let &[minute, hour, day, month, weekday] = fields.as_slice() else {
-        return Err(format!("expected exactly 5 fields, found {}: {rest}", fields.len()));
+        return Err(format!(
+            "expected exactly 5 fields, found {}: {rest}",
+            fields.len()
+        ));
     };
     Ok(Schedule(Kind::Fields(Fields {
         minute: field(minute, &MINUTE)?,
@@ -120,7 +144,9 @@ pub fn next_backoff(spec: &str, scheduled: Time, now: Time) -> Option<Duration> 
         }
     };
     let wait = next.since(now);
-    Some(Duration::from_secs(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)))
+    Some(Duration::from_secs(
+        wait.as_secs() + u64::from(wait.subsec_nanos() > 0),
+    ))
 }
 
 impl Schedule {
@@ -141,7 +167,11 @@ impl Schedule {
             Kind::Every(seconds) => {
                 let earlier = earlier.0.div_euclid(SECOND);
                 let behind = (now - earlier).rem_euclid(*seconds);
-                time(if behind == 0 { now } else { now.checked_add(seconds - behind)? })
+                time(if behind == 0 {
+                    now
+                } else {
+                    now.checked_add(seconds - behind)?
+                })
             }
             Kind::Fields(fields) => time(fields.first_at_or_after(now)?),
         }
@@ -161,7 +191,9 @@ fn zone(name: &str) -> Result<TimeZone, String> {
         return Ok(TimeZone::UTC);
     }
     let zones = ZONES.get_or_init(TimeZoneDatabase::bundled);
-    zones.get(name).map_err(|e| format!("bad time zone {name}: {e}"))
+    zones
+        .get(name)
+        .map_err(|e| format!("bad time zone {name}: {e}"))
 }
 
 fn descriptor(text: &str, zone: TimeZone) -> Result<Schedule, String> {
@@ -190,7 +222,9 @@ fn descriptor(text: &str, zone: TimeZone) -> Result<Schedule, String> {
 }
 
 fn field(text: &str, bounds: &Bounds) -> Result<u64, String> {
-    text.split(',').filter(|r| !r.is_empty()).try_fold(0, |all, r| Ok(all | range(r, bounds)?))
+    text.split(',')
+        .filter(|r| !r.is_empty())
+        .try_fold(0, |all, r| Ok(all | range(r, bounds)?))
 }
 
 /// `*`, `n`, `n-m`, each with an optional `/step`.
@@ -223,13 +257,21 @@ fn range(text: &str, bounds: &Bounds) -> Result<u64, String> {
         }
     };
     if start < bounds.min {
-        return Err(format!("beginning of range ({start}) below minimum ({}): {text}", bounds.min));
+        return Err(format!(
+            "beginning of range ({start}) below minimum ({}): {text}",
+            bounds.min
+        ));
     }
     if end > bounds.max {
-        return Err(format!("end of range ({end}) above maximum ({}): {text}", bounds.max));
+        return Err(format!(
+            "end of range ({end}) above maximum ({}): {text}",
+            bounds.max
+        ));
     }
     if start > end {
-        return Err(format!("beginning of range ({start}) beyond end of range ({end}): {text}"));
+        return Err(format!(
+            "beginning of range ({start}) beyond end of range ({end}): {text}"
+        ));
     }
     if step == 0 {
         return Err(format!("step of range should be a positive number: {text}"));
@@ -238,14 +280,20 @@ fn range(text: &str, bounds: &Bounds) -> Result<u64, String> {
 }
 
 fn value(text: &str, bounds: &Bounds) -> Result<u64, String> {
-    match bounds.names.iter().position(|n| n.eq_ignore_ascii_case(text)) {
+    match bounds
+        .names
+        .iter()
+        .position(|n| n.eq_ignore_ascii_case(text))
+    {
         Some(at) => Ok(bounds.min + at as u64),
         None => number(text),
     }
 }
 
 fn number(text: &str) -> Result<u64, String> {
-    let n: i64 = text.parse().map_err(|e| format!("failed to parse int from {text}: {e}"))?;
+    let n: i64 = text
+        .parse()
+        .map_err(|e| format!("failed to parse int from {text}: {e}"))?;
     u64::try_from(n).map_err(|_| format!("negative number ({n}) not allowed: {text}"))
 }
 
@@ -272,13 +320,17 @@ fn go_duration(text: &str) -> Option<i64> {
         let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
         let (whole, after) = rest.split_at(digits);
         let (fraction, after) = match after.strip_prefix('.') {
-            Some(f) => f.split_at(f.len() - f.trim_start_matches(|c: char| c.is_ascii_digit()).len()),
+            Some(f) => {
+                f.split_at(f.len() - f.trim_start_matches(|c: char| c.is_ascii_digit()).len())
+            }
             None => ("", after),
         };
         if whole.is_empty() && fraction.is_empty() {
             return None;
         }
-        let unit_length = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
+        let unit_length = after
+            .find(|c: char| c == '.' || c.is_ascii_digit())
+            .unwrap_or(after.len());
         let (unit, after) = after.split_at(unit_length);
         let unit: i64 = match unit {
             "ns" => 1,
@@ -289,7 +341,11 @@ fn go_duration(text: &str) -> Option<i64> {
             "h" => 3600 * SECOND,
             _ => return None,
         };
-        let whole: i64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+        let whole: i64 = if whole.is_empty() {
+            0
+        } else {
+            whole.parse().ok()?
+        };
         total = total.checked_add(whole.checked_mul(unit)?)?;
         let mut scale = unit;
         for digit in fraction.bytes() {
@@ -312,7 +368,10 @@ impl Fields {
     /// that it repeats fires twice.
     fn first_at_or_after(&self, second: i64) -> Option<i64> {
         const VALUES: u64 = !STAR;
-        if [self.minute, self.hour, self.day, self.month, self.weekday].iter().any(|f| f & VALUES == 0) {
+        if [self.minute, self.hour, self.day, self.month, self.weekday]
+            .iter()
+            .any(|f| f & VALUES == 0)
+        {
             return None;
         }
         let mut t = second;
@@ -329,7 +388,11 @@ impl Fields {
                     break;
                 }
                 if std::mem::take(&mut exact) {
-                    t = self.instant(at.date().first_of_month().to_datetime(jiff::civil::Time::midnight()))?;
+                    t = self.instant(
+                        at.date()
+                            .first_of_month()
+                            .to_datetime(jiff::civil::Time::midnight()),
+                    )?;
                 }
                 t = self.next_month(t)?;
                 if self.local(t)?.month() == 1 {
@@ -345,7 +408,11 @@ impl Fields {
                     t = self.instant(at.date().to_datetime(jiff::civil::Time::midnight()))?;
                 }
                 let day = t;
-                t = self.instant(self.local(t)?.checked_add(SignedDuration::from_hours(24)).ok()?)?;
+                t = self.instant(
+                    self.local(t)?
+                        .checked_add(SignedDuration::from_hours(24))
+                        .ok()?,
+                )?;
                 // Midnight does not exist on some days.
                 t += match i64::from(self.local(t)?.hour()) {
                     hour @ 13.. => (24 - hour) * 3600,
@@ -415,7 +482,11 @@ impl Fields {
     fn next_month(&self, second: i64) -> Option<i64> {
         let at = self.local(second)?;
         let days = i64::from(at.day()) - 1;
-        let first = at.date().first_of_month().checked_add(jiff::Span::new().months(1)).ok()?;
+        let first = at
+            .date()
+            .first_of_month()
+            .checked_add(jiff::Span::new().months(1))
+            .ok()?;
         let day = first.checked_add(jiff::Span::new().days(days)).ok()?;
         self.instant(day.to_datetime(at.time()))
     }
@@ -423,7 +494,11 @@ impl Fields {
     fn day_matches(&self, at: DateTime) -> bool {
         let day = self.day & (1 << at.day()) != 0;
         let weekday = self.weekday & (1 << at.weekday().to_sunday_zero_offset()) != 0;
-        if (self.day | self.weekday) & STAR != 0 { day && weekday } else { day || weekday }
+        if (self.day | self.weekday) & STAR != 0 {
+            day && weekday
+        } else {
+            day || weekday
+        }
     }
 }
 
@@ -437,27 +512,61 @@ mod tests {
     }
 
     fn text(at: Option<Time>) -> String {
-        at.map_or("none".into(), |t| Timestamp::from_nanosecond(t.0.into()).unwrap().to_string())
+        at.map_or("none".into(), |t| {
+            Timestamp::from_nanosecond(t.0.into()).unwrap().to_string()
+        })
     }
 
     #[test]
     fn next_match() {
         let rows = [
             ("* * * * *", "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"),
-            ("* * * * *", "2026-01-01T00:00:59.999999999Z", "2026-01-01T00:01:00Z"),
-            ("*/15 * * * *", "2026-01-01T00:15:00Z", "2026-01-01T00:30:00Z"),
-            ("5/20 * * * *", "2026-01-01T00:46:00Z", "2026-01-01T01:05:00Z"),
-            ("0 9-17 * * mon-fri", "2026-01-02T17:30:00Z", "2026-01-05T09:00:00Z"),
-            ("0 0 1 JAN *", "2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z"),
+            (
+                "* * * * *",
+                "2026-01-01T00:00:59.999999999Z",
+                "2026-01-01T00:01:00Z",
+            ),
+            (
+                "*/15 * * * *",
+                "2026-01-01T00:15:00Z",
+                "2026-01-01T00:30:00Z",
+            ),
+            (
+                "5/20 * * * *",
+                "2026-01-01T00:46:00Z",
+                "2026-01-01T01:05:00Z",
+            ),
+            (
+                "0 9-17 * * mon-fri",
+                "2026-01-02T17:30:00Z",
+                "2026-01-05T09:00:00Z",
+            ),
+            (
+                "0 0 1 JAN *",
+                "2026-01-01T00:00:00Z",
+                "2027-01-01T00:00:00Z",
+            ),
             ("0 0 29 2 *", "2026-01-01T00:00:00Z", "2028-02-29T00:00:00Z"),
             ("0 0 31 2 *", "2026-01-01T00:00:00Z", "none"),
             (", * * * *", "2026-01-01T00:00:00Z", "none"),
-            ("0,30 8,20 ? * ?", "2026-01-01T08:10:00Z", "2026-01-01T08:30:00Z"),
+            (
+                "0,30 8,20 ? * ?",
+                "2026-01-01T08:10:00Z",
+                "2026-01-01T08:30:00Z",
+            ),
             // Both days restricted: either one. A star (with step one): both.
             ("0 0 13 * 5", "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"),
             ("0 0 13 * 5", "2026-01-10T00:00:00Z", "2026-01-13T00:00:00Z"),
-            ("0 0 */1 * 5", "2026-01-03T00:00:00Z", "2026-01-09T00:00:00Z"),
-            ("0 0 */2 * 5", "2026-01-03T00:00:00Z", "2026-01-05T00:00:00Z"),
+            (
+                "0 0 */1 * 5",
+                "2026-01-03T00:00:00Z",
+                "2026-01-09T00:00:00Z",
+            ),
+            (
+                "0 0 */2 * 5",
+                "2026-01-03T00:00:00Z",
+                "2026-01-05T00:00:00Z",
+            ),
             // Descriptors.
             ("@hourly", "2026-01-01T00:20:00Z", "2026-01-01T01:00:00Z"),
             ("@daily", "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"),
@@ -465,41 +574,118 @@ mod tests {
             ("@weekly", "2026-01-01T00:00:00Z", "2026-01-04T00:00:00Z"),
             ("@monthly", "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"),
             ("@yearly", "2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z"),
-            ("@every 1h30m", "2026-01-01T00:00:00.5Z", "2026-01-01T01:30:00Z"),
-            ("@every 10ms", "2026-01-01T00:00:00.5Z", "2026-01-01T00:00:01Z"),
-            ("@every 1.9s", "2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z"),
+            (
+                "@every 1h30m",
+                "2026-01-01T00:00:00.5Z",
+                "2026-01-01T01:30:00Z",
+            ),
+            (
+                "@every 10ms",
+                "2026-01-01T00:00:00.5Z",
+                "2026-01-01T00:00:01Z",
+            ),
+            (
+                "@every 1.9s",
+                "2026-01-01T00:00:00Z",
+                "2026-01-01T00:00:01Z",
+            ),
             // Zones, and clocks that are put forward and back.
-            ("CRON_TZ=America/New_York 0 9 * * *", "2026-01-01T00:00:00Z", "2026-01-01T14:00:00Z"),
-            ("TZ=Asia/Kolkata 0 0 * * *", "2026-01-01T00:00:00Z", "2026-01-01T18:30:00Z"),
-            ("CRON_TZ=Europe/Berlin 30 2 * * *", "2026-03-28T12:00:00Z", "2026-03-30T00:30:00Z"),
-            ("CRON_TZ=Europe/Berlin 30 2 * * *", "2026-10-24T12:00:00Z", "2026-10-25T00:30:00Z"),
-            ("CRON_TZ=Europe/Berlin 30 2 * * *", "2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z"),
-            ("CRON_TZ=Europe/Berlin 30 2 * * *", "2026-10-25T01:30:00Z", "2026-10-26T01:30:00Z"),
+            (
+                "CRON_TZ=America/New_York 0 9 * * *",
+                "2026-01-01T00:00:00Z",
+                "2026-01-01T14:00:00Z",
+            ),
+            (
+                "TZ=Asia/Kolkata 0 0 * * *",
+                "2026-01-01T00:00:00Z",
+                "2026-01-01T18:30:00Z",
+            ),
+            (
+                "CRON_TZ=Europe/Berlin 30 2 * * *",
+                "2026-03-28T12:00:00Z",
+                "2026-03-30T00:30:00Z",
+            ),
+            (
+                "CRON_TZ=Europe/Berlin 30 2 * * *",
+                "2026-10-24T12:00:00Z",
+                "2026-10-25T00:30:00Z",
+            ),
+            (
+                "CRON_TZ=Europe/Berlin 30 2 * * *",
+                "2026-10-25T00:30:00Z",
+                "2026-10-25T01:30:00Z",
+            ),
+            (
+                "CRON_TZ=Europe/Berlin 30 2 * * *",
+                "2026-10-25T01:30:00Z",
+                "2026-10-26T01:30:00Z",
+            ),
             // Midnight does not exist on the day that the clocks are put forward.
-            ("CRON_TZ=America/Havana 30 0 * * *", "2026-03-07T12:00:00Z", "2026-03-09T04:30:00Z"),
+            (
+                "CRON_TZ=America/Havana 30 0 * * *",
+                "2026-03-07T12:00:00Z",
+                "2026-03-09T04:30:00Z",
+            ),
             // A day that was never there.
-            ("CRON_TZ=Pacific/Apia 0 12 30 * *", "2011-12-29T00:00:00Z", "2012-01-29T22:00:00Z"),
-            ("CRON_TZ=Europe/Berlin @every 1h", "2026-01-01T00:10:00Z", "2026-01-01T01:10:00Z"),
+            (
+                "CRON_TZ=Pacific/Apia 0 12 30 * *",
+                "2011-12-29T00:00:00Z",
+                "2012-01-29T22:00:00Z",
+            ),
+            (
+                "CRON_TZ=Europe/Berlin @every 1h",
+                "2026-01-01T00:10:00Z",
+                "2026-01-01T01:10:00Z",
+            ),
         ];
         for (spec, after, expected) in rows {
             let schedule = parse(spec).unwrap_or_else(|e| panic!("{spec}: {e}"));
-            assert_eq!(text(schedule.next(at(after))), expected, "{spec} after {after}");
+            assert_eq!(
+                text(schedule.next(at(after))),
+                expected,
+                "{spec} after {after}"
+            );
         }
     }
 
     #[test]
     fn bad_schedules() {
         let rows = [
-            "", " ", "* * * *", "* * * * * *", "60 * * * *", "* 24 * * *", "* * 0 * *", "* * 32 * *",
-            "* * * 13 *", "* * * * 7", "5-1 * * * *", "*/0 * * * *", "*/-1 * * * *", "1-2-3 * * * *",
-            "*/2/3 * * * *", "a * * * *", "* * * foo *", "@never", "@every", "@every x", "@every 5",
-            "@every 1h-", "CRON_TZ=Nowhere/Land * * * * *", "CRON_TZ=UTC", "invalid-cron-spec",
+            "",
+            " ",
+            "* * * *",
+            "* * * * * *",
+            "60 * * * *",
+            "* 24 * * *",
+            "* * 0 * *",
+            "* * 32 * *",
+            "* * * 13 *",
+            "* * * * 7",
+            "5-1 * * * *",
+            "*/0 * * * *",
+            "*/-1 * * * *",
+            "1-2-3 * * * *",
+            "*/2/3 * * * *",
+            "a * * * *",
+            "* * * foo *",
+            "@never",
+            "@every",
+            "@every x",
+            "@every 5",
+            "@every 1h-",
+            "CRON_TZ=Nowhere/Land * * * * *",
+            "CRON_TZ=UTC",
+            "invalid-cron-spec",
             "99999999999999999999 * * * *",
         ];
         for spec in rows {
             assert!(parse(spec).is_err(), "{spec:?}");
         }
-        assert!(validate("0 0 31 2 *", at("2026-01-01T00:00:00Z")).unwrap_err().contains("no time"));
+        assert!(
+            validate("0 0 31 2 *", at("2026-01-01T00:00:00Z"))
+                .unwrap_err()
+                .contains("no time")
+        );
         assert_eq!(validate("", at("2026-01-01T00:00:00Z")), Ok(()));
     }
 
@@ -515,23 +701,87 @@ mod tests {
             ("0 * * * *", "2018-12-17T09:00:00Z", "", Some(3600)),
             ("* * * * *", "2018-12-17T08:08:18Z", "", Some(42)),
             ("* * * * *", "2018-12-17T08:08:18.4Z", "", Some(42)),
-            ("0 10 * * *", "2018-12-17T08:00:00Z", "2018-12-20T00:00:00Z", Some(10 * 3600)),
-            ("*/10 * * * *", "2018-12-17T00:04:00Z", "2018-12-17T01:02:00Z", Some(8 * 60)),
-            ("*/10 * * * *", "2018-12-17T00:04:00Z", "2018-12-17T01:00:00Z", Some(0)),
-            ("@every 5h", "2018-12-17T08:00:00Z", "2018-12-17T09:00:00Z", Some(4 * 3600)),
-            ("@every 5h", "2018-12-17T08:00:00Z", "2018-12-18T00:00:00Z", Some(4 * 3600)),
-            ("@every 30s", "2020-07-17T10:00:02Z", "2020-07-17T10:00:02Z", Some(30)),
-            ("@every 30s", "2020-07-17T10:00:02Z", "2020-09-17T04:00:53Z", Some(9)),
-            ("@every 30s", "2020-07-17T10:00:02Z", "2020-09-17T04:01:02Z", Some(0)),
-            ("@every 30m", "2020-07-17T10:00:00Z", "2020-07-17T09:45:00Z", Some(15 * 60)),
-            ("@every 1s", "1970-01-01T00:00:00Z", "2200-01-01T00:00:00.25Z", Some(1)),
-            ("CRON_TZ=America/New_York 5 16 * * *", "2021-03-14T04:00:00Z", "2021-03-14T19:05:00Z", Some(3600)),
-            ("CRON_TZ=America/New_York 5 4 * * *", "2021-11-25T05:00:00Z", "2021-11-25T08:05:00Z", Some(3600)),
+            (
+                "0 10 * * *",
+                "2018-12-17T08:00:00Z",
+                "2018-12-20T00:00:00Z",
+                Some(10 * 3600),
+            ),
+            (
+                "*/10 * * * *",
+                "2018-12-17T00:04:00Z",
+                "2018-12-17T01:02:00Z",
+                Some(8 * 60),
+            ),
+            (
+                "*/10 * * * *",
+                "2018-12-17T00:04:00Z",
+                "2018-12-17T01:00:00Z",
+                Some(0),
+            ),
+            (
+                "@every 5h",
+                "2018-12-17T08:00:00Z",
+                "2018-12-17T09:00:00Z",
+                Some(4 * 3600),
+            ),
+            (
+                "@every 5h",
+                "2018-12-17T08:00:00Z",
+                "2018-12-18T00:00:00Z",
+                Some(4 * 3600),
+            ),
+            (
+                "@every 30s",
+                "2020-07-17T10:00:02Z",
+                "2020-07-17T10:00:02Z",
+                Some(30),
+            ),
+            (
+                "@every 30s",
+                "2020-07-17T10:00:02Z",
+                "2020-09-17T04:00:53Z",
+                Some(9),
+            ),
+            (
+                "@every 30s",
+                "2020-07-17T10:00:02Z",
+                "2020-09-17T04:01:02Z",
+                Some(0),
+            ),
+            (
+                "@every 30m",
+                "2020-07-17T10:00:00Z",
+                "2020-07-17T09:45:00Z",
+                Some(15 * 60),
+            ),
+            (
+                "@every 1s",
+                "1970-01-01T00:00:00Z",
+                "2200-01-01T00:00:00.25Z",
+                Some(1),
+            ),
+            (
+                "CRON_TZ=America/New_York 5 16 * * *",
+                "2021-03-14T04:00:00Z",
+                "2021-03-14T19:05:00Z",
+                Some(3600),
+            ),
+            (
+                "CRON_TZ=America/New_York 5 4 * * *",
+                "2021-11-25T05:00:00Z",
+                "2021-11-25T08:05:00Z",
+                Some(3600),
+            ),
         ];
         for (spec, scheduled, now, expected) in rows {
             let now = if now.is_empty() { scheduled } else { now };
             let got = next_backoff(spec, at(scheduled), at(now));
-            assert_eq!(got, expected.map(Duration::from_secs), "{spec} from {scheduled} at {now}");
+            assert_eq!(
+                got,
+                expected.map(Duration::from_secs),
+                "{spec} from {scheduled} at {now}"
+            );
         }
     }
 

@@ -77,13 +77,23 @@ impl Bench {
     pub(crate) fn with(started: WorkflowExecutionStartedEventAttributes) -> Self {
         let (ids, limits) = (Counter::default(), Limits::default());
         let started = WorkflowExecutionStartedEventAttributes {
-            workflow_type: Some(WorkflowType { name: "Type".into() }),
-            task_queue: Some(TaskQueue { name: "queue".into(), ..Default::default() }),
+            workflow_type: Some(WorkflowType {
+                name: "Type".into(),
+            }),
+            task_queue: Some(TaskQueue {
+                name: "queue".into(),
+                ..Default::default()
+            }),
             workflow_task_timeout: seconds(10),
             ..started
         };
         let new = NewRun {
-            id: RunId { no: 1, namespace_id: [1; 16], workflow_id: "w".into(), run_id: "first".into() },
+            id: RunId {
+                no: 1,
+                namespace_id: [1; 16],
+                workflow_id: "w".into(),
+                run_id: "first".into(),
+            },
             started,
             metadata: None,
             links: Vec::new(),
@@ -96,10 +106,19 @@ impl Bench {
 
     /// A bench for the run that a transition creates, with the history that it shares.
     pub(crate) fn of(&self, created: &Transition) -> Self {
-        let mut bench = Self::over(Counter(Cell::new(1_000_000)), self.limits.clone(), self.now, vec![created.clone()]);
+        let mut bench = Self::over(
+            Counter(Cell::new(1_000_000)),
+            self.limits.clone(),
+            self.now,
+            vec![created.clone()],
+        );
         if let Some((no, below)) = created.copy_history {
             assert_eq!(no, self.run.id.no);
-            let shared = self.history.iter().filter(|b| b.first_event_id < below).cloned();
+            let shared = self
+                .history
+                .iter()
+                .filter(|b| b.first_event_id < below)
+                .cloned();
             bench.history.splice(0..0, shared);
         }
         bench
@@ -107,13 +126,27 @@ impl Bench {
 
     fn over(ids: Counter, limits: Limits, now: Time, transitions: Vec<Transition>) -> Self {
         let run = transitions[0].run.clone();
-        let mut bench = Self { ids, limits, now, run, history: Vec::new(), outbox: Vec::new(), told: 0 };
+        let mut bench = Self {
+            ids,
+            limits,
+            now,
+            run,
+            history: Vec::new(),
+            outbox: Vec::new(),
+            told: 0,
+        };
         bench.take(transitions);
         bench
     }
 
     fn context<'a>(now: Time, ids: &'a Counter, limits: &'a Limits) -> Cx<'a> {
-        Cx { now, ids, limits, namespace: "ns", schema: &NoAttributes }
+        Cx {
+            now,
+            ids,
+            limits,
+            namespace: "ns",
+            schema: &NoAttributes,
+        }
     }
 
     pub(crate) fn cx(&self) -> Cx<'_> {
@@ -148,7 +181,12 @@ impl Bench {
 
     /// A worker takes the pending workflow task.
     pub(crate) fn begin(&mut self) -> TaskRef {
-        let task = self.run.core.workflow_task.clone().expect("a workflow task is pending");
+        let task = self
+            .run
+            .core
+            .workflow_task
+            .clone()
+            .expect("a workflow task is pending");
         let start = workflow_task::Start {
             scheduled_id: task.scheduled_id,
             stamp: task.stamp,
@@ -162,9 +200,17 @@ impl Bench {
     }
 
     /// The worker completes it; the transitions of other runs come back.
-    pub(crate) fn end(&mut self, task: &TaskRef, commands: Vec<C>) -> Result<Vec<Transition>, Error> {
+    pub(crate) fn end(
+        &mut self,
+        task: &TaskRef,
+        commands: Vec<C>,
+    ) -> Result<Vec<Transition>, Error> {
         let commands = commands.into_iter().map(command).collect();
-        let completion = Completion { commands, identity: "worker".into(), ..Default::default() };
+        let completion = Completion {
+            commands,
+            identity: "worker".into(),
+            ..Default::default()
+        };
         let outcome = complete::complete(&self.run, task, completion, &self.cx())?;
         let others = self.take(outcome.transitions);
         outcome.reply.map(|_| others)
@@ -182,12 +228,20 @@ impl Bench {
 
     /// The last event of a type.
     pub(crate) fn last(&self, kind: EventType) -> HistoryEvent {
-        self.events().rev().find(|e| e.event_type() == kind).cloned().unwrap_or_else(|| panic!("no {kind:?}"))
+        self.events()
+            .rev()
+            .find(|e| e.event_type() == kind)
+            .cloned()
+            .unwrap_or_else(|| panic!("no {kind:?}"))
     }
 
     /// The types of the events since the last call.
     pub(crate) fn types(&mut self) -> Vec<EventType> {
-        let new: Vec<_> = self.events().filter(|e| e.event_id > self.told).map(|e| e.event_type()).collect();
+        let new: Vec<_> = self
+            .events()
+            .filter(|e| e.event_id > self.told)
+            .map(|e| e.event_type())
+            .collect();
         self.told = self.run.last_event_id();
         new
     }
@@ -203,7 +257,10 @@ impl Bench {
         assert_eq!(ids, all);
         for batch in &self.history {
             assert_eq!(batch.first_event_id, batch.events[0].event_id);
-            assert_eq!(batch.last_event_id, batch.events[batch.events.len() - 1].event_id);
+            assert_eq!(
+                batch.last_event_id,
+                batch.events[batch.events.len() - 1].event_id
+            );
         }
     }
 }
@@ -213,35 +270,55 @@ fn command(attributes: C) -> Command {
         C::StartTimerCommandAttributes(_) => CommandType::StartTimer,
         C::CancelTimerCommandAttributes(_) => CommandType::CancelTimer,
         C::ScheduleActivityTaskCommandAttributes(_) => CommandType::ScheduleActivityTask,
-        C::StartChildWorkflowExecutionCommandAttributes(_) => CommandType::StartChildWorkflowExecution,
+        C::StartChildWorkflowExecutionCommandAttributes(_) => {
+            CommandType::StartChildWorkflowExecution
+        }
         C::RequestCancelExternalWorkflowExecutionCommandAttributes(_) => {
             CommandType::RequestCancelExternalWorkflowExecution
         }
         C::ModifyWorkflowPropertiesCommandAttributes(_) => CommandType::ModifyWorkflowProperties,
-        C::SignalExternalWorkflowExecutionCommandAttributes(_) => CommandType::SignalExternalWorkflowExecution,
+        C::SignalExternalWorkflowExecutionCommandAttributes(_) => {
+            CommandType::SignalExternalWorkflowExecution
+        }
         C::CompleteWorkflowExecutionCommandAttributes(_) => CommandType::CompleteWorkflowExecution,
         C::FailWorkflowExecutionCommandAttributes(_) => CommandType::FailWorkflowExecution,
-        C::ContinueAsNewWorkflowExecutionCommandAttributes(_) => CommandType::ContinueAsNewWorkflowExecution,
+        C::ContinueAsNewWorkflowExecutionCommandAttributes(_) => {
+            CommandType::ContinueAsNewWorkflowExecution
+        }
         other => panic!("the bench does not know {other:?}"),
     };
-    Command { command_type: kind as i32, attributes: Some(attributes), ..Default::default() }
+    Command {
+        command_type: kind as i32,
+        attributes: Some(attributes),
+        ..Default::default()
+    }
 }
 
 pub(crate) fn seconds(s: i64) -> Option<wkt::Duration> {
-    Some(wkt::Duration { seconds: s, nanos: 0 })
+    Some(wkt::Duration {
+        seconds: s,
+        nanos: 0,
+    })
 }
 
 pub(crate) fn payloads(text: &str) -> Payloads {
-    Payloads { payloads: vec![Payload { data: text.into(), ..Default::default() }] }
+    Payloads {
+        payloads: vec![Payload {
+            data: text.into(),
+            ..Default::default()
+        }],
+    }
 }
 
 pub(crate) fn failure(kind: &str) -> Failure {
     Failure {
         message: "failed".into(),
-        failure_info: Some(FailureInfo::ApplicationFailureInfo(ApplicationFailureInfo {
-            r#type: kind.into(),
-            ..Default::default()
-        })),
+        failure_info: Some(FailureInfo::ApplicationFailureInfo(
+            ApplicationFailureInfo {
+                r#type: kind.into(),
+                ..Default::default()
+            },
+        )),
         ..Default::default()
     }
 }

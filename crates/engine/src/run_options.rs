@@ -20,7 +20,10 @@ const RESERVED_QUEUE_PREFIX: &str = "/_sys/";
 pub fn check_id(what: &str, id: &str, limits: &Limits) -> Result<(), String> {
     match id.len() {
         0 => Err(format!("{what} is not set")),
-        n if n > limits.id_length => Err(format!("{what} has {n} bytes; at most {} are allowed", limits.id_length)),
+        n if n > limits.id_length => Err(format!(
+            "{what} has {n} bytes; at most {} are allowed",
+            limits.id_length
+        )),
         _ => Ok(()),
     }
 }
@@ -34,7 +37,11 @@ pub fn check_timeouts(timeouts: &[(&str, &Option<wkt::Duration>)]) -> Result<(),
 }
 
 /// The queue for the run's workflow tasks; `inherited` when none is named.
-pub fn task_queue(given: Option<TaskQueue>, inherited: &str, limits: &Limits) -> Result<TaskQueue, String> {
+pub fn task_queue(
+    given: Option<TaskQueue>,
+    inherited: &str,
+    limits: &Limits,
+) -> Result<TaskQueue, String> {
     let mut queue = given.unwrap_or_default();
     if queue.name.is_empty() {
         queue.name = inherited.to_owned();
@@ -42,7 +49,9 @@ pub fn task_queue(given: Option<TaskQueue>, inherited: &str, limits: &Limits) ->
     check_id("task queue name", &queue.name, limits)?;
     // The server's own workflows use the server's own queues.
     if queue.name.starts_with(RESERVED_QUEUE_PREFIX) && queue.name != inherited {
-        return Err(format!("task queue name starts with `{RESERVED_QUEUE_PREFIX}`, which is reserved"));
+        return Err(format!(
+            "task queue name starts with `{RESERVED_QUEUE_PREFIX}`, which is reserved"
+        ));
     }
     if queue.kind == TaskQueueKind::Unspecified as i32 {
         queue.kind = TaskQueueKind::Normal as i32;
@@ -51,7 +60,10 @@ pub fn task_queue(given: Option<TaskQueue>, inherited: &str, limits: &Limits) ->
 }
 
 /// A run may not last longer than its chain. Zero is no limit.
-pub fn run_timeout(run: &Option<wkt::Duration>, execution: &Option<wkt::Duration>) -> Option<wkt::Duration> {
+pub fn run_timeout(
+    run: &Option<wkt::Duration>,
+    execution: &Option<wkt::Duration>,
+) -> Option<wkt::Duration> {
     let (run, execution) = (span(run), span(execution));
     proto_span_opt(match (run.is_zero(), execution.is_zero()) {
         (_, true) => run,
@@ -66,7 +78,13 @@ pub fn task_timeout(
     run: &Option<wkt::Duration>,
     limits: &Limits,
 ) -> Option<wkt::Duration> {
-    let or_default = |d: Duration| if d.is_zero() { limits.workflow_task_timeout } else { d };
+    let or_default = |d: Duration| {
+        if d.is_zero() {
+            limits.workflow_task_timeout
+        } else {
+            d
+        }
+    };
     let task = or_default(span(task)).min(limits.workflow_task_timeout_max);
     let run = span(run);
     proto_span(if run.is_zero() { task } else { task.min(run) })
@@ -90,7 +108,9 @@ pub fn memo(given: Option<Memo>) -> Option<Memo> {
 /// As [`memo`], for search attributes.
 pub fn search_attributes(given: Option<SearchAttributes>) -> Option<SearchAttributes> {
     let mut attributes = given?;
-    attributes.indexed_fields.retain(|_, payload| !is_unset(payload));
+    attributes
+        .indexed_fields
+        .retain(|_, payload| !is_unset(payload));
     Some(attributes)
 }
 
@@ -120,7 +140,11 @@ mod tests {
             let row = (run, execution, task);
             let run = run_timeout(&s(run), &s(execution));
             assert_eq!(run, s(expected_run), "{row:?}");
-            assert_eq!(task_timeout(&s(task), &run, &limits), s(expected_task), "{row:?}");
+            assert_eq!(
+                task_timeout(&s(task), &run, &limits),
+                s(expected_task),
+                "{row:?}"
+            );
         }
     }
 
@@ -137,9 +161,16 @@ mod tests {
             (&long, "parent", Err(())),
         ];
         for (name, inherited, expected) in rows {
-            let given = TaskQueue { name: name.into(), ..Default::default() };
+            let given = TaskQueue {
+                name: name.into(),
+                ..Default::default()
+            };
             let got = task_queue(Some(given), inherited, &limits);
-            assert_eq!(got.as_ref().map(|q| q.name.as_str()).map_err(|_| ()), expected, "{name:?}");
+            assert_eq!(
+                got.as_ref().map(|q| q.name.as_str()).map_err(|_| ()),
+                expected,
+                "{name:?}"
+            );
             if let Ok(queue) = got {
                 assert_eq!(queue.kind, TaskQueueKind::Normal as i32);
             }

@@ -68,8 +68,11 @@ pub fn validate(attributes: &SearchAttributes, schema: &dyn Schema, limits: &Lim
 
 /// Whether a payload unsets its attribute (null or an empty list).
 pub fn is_unset(payload: &Payload) -> bool {
-    let encoding = payload.metadata.get("encoding").map(Vec::as_slice);
-    encoding == Some(b"binary/null") || matches!(payload.data.trim_ascii(), b"null" | b"[]" | b"")
+    match payload.metadata.get("encoding").map(Vec::as_slice) {
+        Some(b"binary/null") => true,
+        Some(b"json/plain") | None => matches!(payload.data.trim_ascii(), b"null" | b"[]" | b""),
+        Some(_) => false,
+    }
 }
 
 /// Decodes a payload as a type; `None` when it unsets the attribute.

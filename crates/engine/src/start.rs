@@ -45,7 +45,7 @@ pub fn create<'a>(new: NewRun, cx: &'a Cx<'a>) -> Tx<'a> {
     let execution_time = cx.now.plus(backoff);
     let execution_timeout = span(&started.workflow_execution_timeout);
     if started.workflow_execution_expiration_time.is_none() && !execution_timeout.is_zero() {
-        started.workflow_execution_expiration_time = Some(cx.now.plus(execution_timeout).plus(backoff).proto());
+        started.workflow_execution_expiration_time = Some(cx.now.plus(execution_timeout).proto());
     }
     let visible = Visible {
         memo: started.memo.clone(),

@@ -106,14 +106,19 @@ fn check_limits(run: &Run, request: &Request, cx: &Cx<'_>) -> Result<(), Error> 
             cx.limits.updates_in_flight_bytes
         )));
     }
-    let pending = live.values().filter(|u| u.stage < UpdateStage::Accepted).count() as i64;
-    if run.core.update_count + pending >= cx.limits.updates_total {
+    if run.core.update_count + unaccepted(run) >= cx.limits.updates_total {
         return Err(Error::FailedPrecondition(format!(
             "limit on number of total updates has been reached ({})",
             cx.limits.updates_total
         )));
     }
     Ok(())
+}
+
+/// How many updates the run has taken in that are not on its count yet.
+pub(crate) fn unaccepted(run: &Run) -> i64 {
+    let new = |u: &LiveUpdate| u.stage < UpdateStage::Accepted && !run.updates.contains_key(&u.update_id);
+    run.volatile.updates.values().filter(|u| new(u)).count() as i64
 }
 
 /// Puts the requests that wait on a task that is being started.
@@ -158,9 +163,14 @@ pub(crate) fn unsend(tx: &mut Tx<'_>) {
 }
 
 /// The engine failed the task that carried requests: their callers are told, since the
-/// workflow code that saw them would fail again.
+/// workflow code that saw them would fail again. What a reset has admitted is in history and
+/// goes with the next task.
 pub(crate) fn abort_sent(tx: &mut Tx<'_>) {
     for id in sent(&tx.run) {
+        if tx.run.updates.contains_key(&id) {
+            set_stage(tx, &id, UpdateStage::Admitted);
+            continue;
+        }
         tx.run.volatile.updates.remove(&id);
         let error = Error::WorkflowNotReady(
             "Unable to perform workflow execution update due to unexpected workflow task failure.".into(),

@@ -315,13 +315,16 @@ pub fn start(run: &Run, request: &Start, cx: &Cx<'_>) -> Result<Outcome<Started>
     if task.started_id != 0 {
         return Err(Error::not_found("workflow task has been started"));
     }
-    if request.from_sticky && !task.sticky {
+    if request.from_sticky && !(task.sticky && run.core.sticky.is_some()) {
         return Err(stale());
     }
     let mut tx = Tx::new(run, cx);
-    if task.speculative && !run.volatile.updates.values().any(|u| u.stage == crate::run::UpdateStage::Admitted) {
+    // What a worker was sent and has not answered is lost, or this would not be a new task.
+    crate::update::unsend(&mut tx);
+    if task.speculative && !tx.run.volatile.updates.values().any(|u| u.stage == crate::run::UpdateStage::Admitted) {
         // The update that it was for has gone: so has the task.
         tx.run.core.workflow_task = None;
+        crate::query::release(&mut tx);
         return Ok(tx.finish_with(Err(stale())));
     }
     let from_sticky = request.from_sticky;
@@ -393,7 +396,7 @@ pub(crate) fn begin(tx: &mut Tx<'_>, request: &Start, partial: bool) -> Started 
 fn facts(tx: &Tx<'_>) -> StartedFacts {
     let limits = tx.limits();
     let core = &tx.run.core;
-    let updates = core.update_count + tx.run.volatile.updates.len() as i64;
+    let updates = core.update_count + crate::update::unaccepted(&tx.run);
     let reasons: Vec<i32> = [
         (core.history_size >= limits.suggest_continue_as_new_size, Reason::HistorySizeTooLarge),
         (core.next_event_id >= limits.suggest_continue_as_new_count, Reason::TooManyHistoryEvents),
@@ -571,14 +574,19 @@ pub(crate) fn fire(tx: &mut Tx<'_>) {
     if task.started_id == 0 {
         start_timed_out(tx);
     } else {
-        make_durable(tx);
-        let Some(task) = tx.run.core.workflow_task.take() else { return };
-        note_problem(tx, "WorkflowTaskTimedOut", "WorkflowTaskTimedOutCauseStartToClose");
-        if task.attempt <= 1 {
-            timed_out(tx, &task, TimeoutType::StartToClose);
-        }
-        next_attempt(tx, &task);
+        time_out(tx);
     }
+}
+
+/// The worker that has the task did not complete it in time.
+pub(crate) fn time_out(tx: &mut Tx<'_>) {
+    make_durable(tx);
+    let Some(task) = tx.run.core.workflow_task.take() else { return };
+    note_problem(tx, "WorkflowTaskTimedOut", "WorkflowTaskTimedOutCauseStartToClose");
+    if task.attempt <= 1 {
+        timed_out(tx, &task, TimeoutType::StartToClose);
+    }
+    next_attempt(tx, &task);
 }
 
 /// No worker took the task from its sticky queue in time (or a speculative one from any): it

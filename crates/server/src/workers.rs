@@ -79,7 +79,12 @@ struct Entry {
 
 impl Workers {
     /// Takes heartbeats in; one without an instance key says nothing about anybody.
-    pub(crate) fn record(&self, namespace: NamespaceId, heartbeats: Vec<WorkerHeartbeat>, now: Instant) {
+    pub(crate) fn record(
+        &self,
+        namespace: NamespaceId,
+        heartbeats: Vec<WorkerHeartbeat>,
+        now: Instant,
+    ) {
         let mut inventory = self.inventory.lock();
         for heartbeat in heartbeats {
             let status = heartbeat.status();
@@ -90,7 +95,13 @@ impl Workers {
 
     /// A worker takes its leave, perhaps with a last heartbeat. A worker that says that it is still
     /// draining is believed; it counts as shut down once it is silent.
-    pub(crate) fn shut_down(&self, namespace: NamespaceId, key: &str, last: Option<WorkerHeartbeat>, now: Instant) {
+    pub(crate) fn shut_down(
+        &self,
+        namespace: NamespaceId,
+        key: &str,
+        last: Option<WorkerHeartbeat>,
+        now: Instant,
+    ) {
         let mut inventory = self.inventory.lock();
         match last {
             Some(mut heartbeat) => {
@@ -120,7 +131,14 @@ impl Workers {
 
     /// At most `limit` workers that the query means, in the order of their keys, from the one after
     /// `after` on.
-    pub(crate) fn list(&self, namespace: NamespaceId, query: &Query, after: Option<&str>, limit: usize, now: Instant) -> Vec<Worker> {
+    pub(crate) fn list(
+        &self,
+        namespace: NamespaceId,
+        query: &Query,
+        after: Option<&str>,
+        limit: usize,
+        now: Instant,
+    ) -> Vec<Worker> {
         let mut workers = self.all(namespace, after, now);
         workers.retain(|worker| query.matches(worker));
         workers.truncate(limit);
@@ -128,7 +146,10 @@ impl Workers {
     }
 
     pub(crate) fn count(&self, namespace: NamespaceId, query: &Query, now: Instant) -> usize {
-        self.all(namespace, None, now).iter().filter(|worker| query.matches(worker)).count()
+        self.all(namespace, None, now)
+            .iter()
+            .filter(|worker| query.matches(worker))
+            .count()
     }
 
     /// A copy, so that no query is evaluated under the lock that heartbeats need.
@@ -149,7 +170,13 @@ impl Workers {
 }
 
 impl Inventory {
-    fn put(&mut self, namespace: NamespaceId, heartbeat: WorkerHeartbeat, status: WorkerStatus, now: Instant) {
+    fn put(
+        &mut self,
+        namespace: NamespaceId,
+        heartbeat: WorkerHeartbeat,
+        status: WorkerStatus,
+        now: Instant,
+    ) {
         if heartbeat.worker_instance_key.is_empty() {
             return;
         }
@@ -161,7 +188,14 @@ impl Inventory {
         let bytes = heartbeat.encoded_len() + WORKER_BYTES;
         self.bytes += bytes;
         self.by_age.insert(age, key.clone());
-        let entry = Entry { heartbeat: Arc::new(heartbeat), status, seen: now, intervals: [interval, before], age, bytes };
+        let entry = Entry {
+            heartbeat: Arc::new(heartbeat),
+            status,
+            seen: now,
+            intervals: [interval, before],
+            age,
+            bytes,
+        };
         self.workers.insert(key, entry);
     }
 
@@ -176,7 +210,10 @@ impl Inventory {
     /// too many.
     fn forget(&mut self, now: Instant) {
         while let Some(key) = self.by_age.values().next() {
-            let known = self.workers.get(key).is_some_and(|entry| entry.is_known(now));
+            let known = self
+                .workers
+                .get(key)
+                .is_some_and(|entry| entry.is_known(now));
             if known && self.bytes <= BYTES_MAX {
                 return;
             }
@@ -194,7 +231,9 @@ impl Entry {
     /// The larger of the last two: one heartbeat out of turn does not make the next one late.
     fn interval(&self) -> Duration {
         let told = self.intervals.iter().flatten().max();
-        told.map_or(INTERVAL_DEFAULT, |interval| (*interval).clamp(INTERVAL_MIN, INTERVAL_MAX))
+        told.map_or(INTERVAL_DEFAULT, |interval| {
+            (*interval).clamp(INTERVAL_MIN, INTERVAL_MAX)
+        })
     }
 
     fn shown(&self, now: Instant) -> Worker {
@@ -204,7 +243,10 @@ impl Entry {
             WorkerStatus::ShuttingDown if silent => WorkerStatus::Shutdown,
             status => status,
         };
-        Worker { heartbeat: self.heartbeat.clone(), status }
+        Worker {
+            heartbeat: self.heartbeat.clone(),
+            status,
+        }
     }
 }
 
@@ -220,17 +262,28 @@ mod tests {
         WorkerHeartbeat {
             worker_instance_key: key.into(),
             status: status as i32,
-            elapsed_since_last_heartbeat: (interval_seconds > 0).then(|| time::proto_span(interval)).flatten(),
+            elapsed_since_last_heartbeat: (interval_seconds > 0)
+                .then(|| time::proto_span(interval))
+                .flatten(),
             ..Default::default()
         }
     }
 
     fn keys(workers: &[Worker]) -> Vec<&str> {
-        workers.iter().map(|worker| worker.heartbeat.worker_instance_key.as_str()).collect()
+        workers
+            .iter()
+            .map(|worker| worker.heartbeat.worker_instance_key.as_str())
+            .collect()
     }
 
     fn list(workers: &Workers, query: &str, now: Instant) -> Vec<Worker> {
-        workers.list(NAMESPACE, &Query::parse(query).unwrap(), None, usize::MAX, now)
+        workers.list(
+            NAMESPACE,
+            &Query::parse(query).unwrap(),
+            None,
+            usize::MAX,
+            now,
+        )
     }
 
     #[test]
@@ -258,10 +311,18 @@ mod tests {
             for interval in *intervals {
                 workers.record(NAMESPACE, vec![beat("a", *said, *interval)], start);
             }
-            let worker = workers.get(NAMESPACE, "a", start + Duration::from_secs(*silent)).unwrap();
+            let worker = workers
+                .get(NAMESPACE, "a", start + Duration::from_secs(*silent))
+                .unwrap();
             assert_eq!(worker.status, *shown, "{said:?} {intervals:?} {silent}");
-            workers.record(NAMESPACE, vec![beat("a", Running, 10)], start + Duration::from_secs(250));
-            let worker = workers.get(NAMESPACE, "a", start + Duration::from_secs(250)).unwrap();
+            workers.record(
+                NAMESPACE,
+                vec![beat("a", Running, 10)],
+                start + Duration::from_secs(250),
+            );
+            let worker = workers
+                .get(NAMESPACE, "a", start + Duration::from_secs(250))
+                .unwrap();
             assert_eq!(worker.status, Running);
         }
     }
@@ -271,7 +332,11 @@ mod tests {
         let workers = Workers::default();
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        workers.record(NAMESPACE, vec![beat("a", Running, 0), beat("b", Running, 0)], start);
+        workers.record(
+            NAMESPACE,
+            vec![beat("a", Running, 0), beat("b", Running, 0)],
+            start,
+        );
         workers.record(NAMESPACE, vec![beat("a", Running, 60)], after(60));
         assert_eq!(keys(&list(&workers, "", after(299))), ["a", "b"]);
         assert_eq!(keys(&list(&workers, "", after(300))), ["a"]);
@@ -281,15 +346,29 @@ mod tests {
         assert_eq!(workers.inventory.lock().workers.len(), 1);
         workers.record(NAMESPACE, Vec::new(), after(360));
         let inventory = workers.inventory.lock();
-        assert_eq!((inventory.workers.len(), inventory.by_age.len(), inventory.bytes), (0, 0, 0));
+        assert_eq!(
+            (
+                inventory.workers.len(),
+                inventory.by_age.len(),
+                inventory.bytes
+            ),
+            (0, 0, 0)
+        );
     }
 
     #[test]
     fn memory_is_bounded_and_the_longest_silent_go_first() {
         let workers = Workers::default();
         let now = Instant::now();
-        let large = |key: String| WorkerHeartbeat { sdk_name: "x".repeat(1 << 20), ..beat(&key, Running, 0) };
-        workers.record(NAMESPACE, vec![large("first".into()), large("second".into())], now);
+        let large = |key: String| WorkerHeartbeat {
+            sdk_name: "x".repeat(1 << 20),
+            ..beat(&key, Running, 0)
+        };
+        workers.record(
+            NAMESPACE,
+            vec![large("first".into()), large("second".into())],
+            now,
+        );
         for n in 0..100 {
             workers.record(NAMESPACE, vec![large(format!("worker-{n}"))], now);
             workers.record(NAMESPACE, vec![large("first".into())], now);
@@ -334,7 +413,11 @@ mod tests {
             workers.record(NAMESPACE, vec![beat("a", Running, 10)], now);
             // The heartbeat may leave its key to the request.
             workers.shut_down(NAMESPACE, "a", last.map(|status| beat("", status, 10)), now);
-            assert_eq!(workers.get(NAMESPACE, "a", now).unwrap().status, shown, "{last:?}");
+            assert_eq!(
+                workers.get(NAMESPACE, "a", now).unwrap().status,
+                shown,
+                "{last:?}"
+            );
             assert!(list(&workers, "WorkerStatus = 'Running'", now).is_empty());
         }
         let workers = Workers::default();

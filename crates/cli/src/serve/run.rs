@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::listen::Listen;
 use crate::exit::Failure;
+use crate::output;
 
 /// What a server is started with.
 pub(crate) struct Setup {
@@ -75,10 +76,10 @@ async fn serve_until_signal(setup: Setup) -> Result<(), Failure> {
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %kept, "serving on {address}");
     if setup.banner {
-        println!(
+        output::line(format_args!(
             "Tidemill {}\nServer:  {address}\nData:    {kept}",
             env!("CARGO_PKG_VERSION")
-        );
+        ));
     }
 
     let name = stop.wait().await;

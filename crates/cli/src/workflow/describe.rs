@@ -8,6 +8,7 @@ use super::connection::{Connection, quick, refused};
 use super::list::{status, time};
 use super::{Execution, json, payload};
 use crate::exit::Failure;
+use crate::output;
 use crate::table;
 
 #[derive(clap::Args)]
@@ -29,7 +30,7 @@ pub(super) async fn run(connection: &mut Connection, arguments: Arguments) -> Re
     if connection.json {
         json::print(&json::readable(&answer)?);
     } else {
-        print!("{}", text(&answer));
+        output::write(&text(&answer));
     }
     Ok(())
 }

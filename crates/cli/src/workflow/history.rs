@@ -11,6 +11,7 @@ use super::connection::{Connection, refused, waiting};
 use super::list::time;
 use super::{Execution, json};
 use crate::exit::Failure;
+use crate::output;
 use crate::table;
 
 /// The longest text of an event's details.
@@ -99,10 +100,7 @@ fn print(connection: &Connection, events: Vec<HistoryEvent>) -> Result<(), Failu
         return Ok(());
     }
     let rows: Result<Vec<_>, _> = events.iter().map(row).collect();
-    print!(
-        "{}",
-        table::render(&["ID", "TIME", "EVENT", "DETAILS"], &rows?)
-    );
+    output::write(&table::render(&["ID", "TIME", "EVENT", "DETAILS"], &rows?));
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::{Map, Value};
 
 use crate::exit::Failure;
+use crate::output;
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(tidemill_proto::FILE_DESCRIPTOR_SET)
@@ -33,7 +34,7 @@ pub(super) fn readable<M: Message + Name>(message: &M) -> Result<Value, Failure>
 
 /// Prints JSON on several lines.
 pub(super) fn print(value: &Value) {
-    println!("{value:#}");
+    output::write(&format!("{value:#}\n"));
 }
 
 fn shortened(value: Value) -> Value {

@@ -11,6 +11,7 @@ use tidemill_proto::wkt::Timestamp;
 use super::connection::{Connection, quick, refused};
 use super::{json, payload};
 use crate::exit::Failure;
+use crate::output;
 use crate::table;
 
 const PAGE: usize = 500;
@@ -59,13 +60,10 @@ pub(super) async fn list(connection: &mut Connection, arguments: List) -> Result
         return Ok(());
     }
     let rows: Vec<_> = found.iter().map(row).collect();
-    print!(
-        "{}",
-        table::render(
-            &["STATUS", "WORKFLOW ID", "RUN ID", "TYPE", "STARTED"],
-            &rows
-        )
-    );
+    output::write(&table::render(
+        &["STATUS", "WORKFLOW ID", "RUN ID", "TYPE", "STARTED"],
+        &rows,
+    ));
     Ok(())
 }
 
@@ -95,11 +93,11 @@ pub(super) async fn count(connection: &mut Connection, arguments: Count) -> Resu
         json::print(&json::readable(&answer)?);
         return Ok(());
     }
-    println!("{}", answer.count);
+    output::line(answer.count);
     let text = |value: &Payload| payload::text(value).trim_matches('"').to_owned();
     for group in &answer.groups {
         let values: Vec<_> = group.group_values.iter().map(text).collect();
-        println!("{}  {}", group.count, values.join(", "));
+        output::line(format_args!("{}  {}", group.count, values.join(", ")));
     }
     Ok(())
 }

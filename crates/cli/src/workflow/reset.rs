@@ -8,6 +8,7 @@ use tidemill_proto::api::workflowservice::v1::ResetWorkflowExecutionRequest;
 use super::connection::{Connection, quick, refused};
 use super::{Execution, history, json};
 use crate::exit::Failure;
+use crate::output;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -56,7 +57,7 @@ pub(super) async fn run(connection: &mut Connection, arguments: Arguments) -> Re
     if connection.json {
         json::print(&serde_json::json!({ "runId": answer.run_id }));
     } else {
-        println!("Run id       {}", answer.run_id);
+        output::line(format_args!("Run id       {}", answer.run_id));
     }
     Ok(())
 }

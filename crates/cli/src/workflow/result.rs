@@ -11,6 +11,7 @@ use tidemill_proto::client::Code;
 use super::connection::{Connection, refused, waiting};
 use super::{Execution, payload};
 use crate::exit::Failure;
+use crate::output;
 
 const WAIT: Duration = Duration::from_secs(30);
 
@@ -34,7 +35,7 @@ pub(super) async fn run(connection: &mut Connection, arguments: Arguments) -> Re
     loop {
         match end(closed(connection, &execution).await?) {
             End::Result(text) => {
-                println!("{text}");
+                output::line(text);
                 return Ok(());
             }
             End::Next(run_id) => execution.run_id = run_id,

@@ -11,6 +11,7 @@ use tidemill_proto::wkt;
 use super::connection::{Connection, quick, refused};
 use super::{json, payload};
 use crate::exit::Failure;
+use crate::output;
 use crate::span;
 
 #[derive(clap::Args)]
@@ -103,7 +104,10 @@ pub(super) async fn run(connection: &mut Connection, arguments: Arguments) -> Re
             "started": answer.started,
         }));
     } else {
-        println!("Workflow id  {workflow_id}\nRun id       {}", answer.run_id);
+        output::line(format_args!(
+            "Workflow id  {workflow_id}\nRun id       {}",
+            answer.run_id
+        ));
     }
     Ok(())
 }

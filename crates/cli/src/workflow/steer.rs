@@ -12,6 +12,7 @@ use super::connection::{Connection, quick, refused, waiting};
 use super::list::status;
 use super::{Execution, json, payload};
 use crate::exit::Failure;
+use crate::output;
 
 /// A query waits for a worker.
 const QUERY_WAIT: Duration = Duration::from_secs(20);
@@ -101,7 +102,7 @@ pub(super) async fn query(connection: &mut Connection, arguments: Query) -> Resu
     if connection.json {
         json::print(&json::readable(&answer)?);
     } else {
-        println!("{}", payload::lines(&answer.query_result));
+        output::line(payload::lines(&answer.query_result));
     }
     Ok(())
 }
@@ -147,6 +148,6 @@ pub(super) async fn terminate(
 fn done(connection: &Connection, what: &str) {
     match connection.json {
         true => json::print(&serde_json::json!({})),
-        false => println!("{what}"),
+        false => output::line(what),
     }
 }

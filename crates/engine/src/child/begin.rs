@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use tidemill_proto::api::common::v1::{Header, WorkflowExecution, WorkflowType};
-use tidemill_proto::api::enums::v1::{ContinueAsNewInitiator, StartChildWorkflowExecutionFailedCause as FailedCause};
+use tidemill_proto::api::enums::v1::{
+    ContinueAsNewInitiator, StartChildWorkflowExecutionFailedCause as FailedCause,
+};
 use tidemill_proto::api::history::v1::history_event::Attributes;
 use tidemill_proto::api::history::v1::{
     ChildWorkflowExecutionStartedEventAttributes, HistoryEvent,
@@ -19,7 +21,7 @@ use crate::model::Child;
 use crate::run::{Run, RunId};
 use crate::start::NewRun;
 use crate::time::{Time, proto_span, span};
-use crate::transition::{Outcome, OutboxItem, RunAddress};
+use crate::transition::{OutboxItem, Outcome, RunAddress};
 use crate::tx::{Cx, Tx};
 
 /// What a parent made of the news that its child was created.
@@ -38,14 +40,24 @@ pub enum Link {
 /// The server applies the initiated event's id reuse policy (a running namesake always is a
 /// conflict) and recognises a child that it created before by `create_request_id`.
 pub fn start_request(parent: &Run, initiated: &HistoryEvent, cx: &Cx<'_>) -> Result<NewRun, Error> {
-    let Some(Attributes::StartChildWorkflowExecutionInitiatedEventAttributes(a)) = &initiated.attributes else {
-        return Err(Error::Internal(format!("event {} initiates no child", initiated.event_id)));
+    let Some(Attributes::StartChildWorkflowExecutionInitiatedEventAttributes(a)) =
+        &initiated.attributes
+    else {
+        return Err(Error::Internal(format!(
+            "event {} initiates no child",
+            initiated.event_id
+        )));
     };
     let record = pending(parent, initiated.event_id).filter(|c| c.started_id == 0);
-    let record = record.ok_or_else(|| Error::not_found("the child workflow is not to be started any more"))?;
+    let record = record
+        .ok_or_else(|| Error::not_found("the child workflow is not to be started any more"))?;
     let has_cron = !a.cron_schedule.is_empty();
     let backoff = cron::next_backoff(&a.cron_schedule, cx.now, cx.now).unwrap_or_default();
-    let initiator = if has_cron { ContinueAsNewInitiator::CronSchedule } else { ContinueAsNewInitiator::Unspecified };
+    let initiator = if has_cron {
+        ContinueAsNewInitiator::CronSchedule
+    } else {
+        ContinueAsNewInitiator::Unspecified
+    };
     let started = WorkflowExecutionStartedEventAttributes {
         workflow_type: a.workflow_type.clone(),
         task_queue: a.task_queue.clone(),
@@ -87,7 +99,11 @@ pub fn start_request(parent: &Run, initiated: &HistoryEvent, cx: &Cx<'_>) -> Res
 }
 
 fn root(parent: &Run) -> WorkflowExecution {
-    parent.start().root_workflow_execution.clone().unwrap_or_else(|| parent.id.execution())
+    parent
+        .start()
+        .root_workflow_execution
+        .clone()
+        .unwrap_or_else(|| parent.id.execution())
 }
 
 /// The chain's end counts from now, whatever the first run waits; rounded to milliseconds.
@@ -102,7 +118,11 @@ fn expiration(timeout: Duration, now: Time) -> Option<tidemill_proto::wkt::Times
 
 /// The record of a child that an open run still waits for.
 fn pending(parent: &Run, initiated_id: i64) -> Option<&Child> {
-    parent.children.get(&initiated_id).filter(|_| parent.is_open()).map(|c| &**c)
+    parent
+        .children
+        .get(&initiated_id)
+        .filter(|_| parent.is_open())
+        .map(|c| &**c)
 }
 
 /// The child was created (or found to exist by its request id): the parent records its start.
@@ -135,7 +155,12 @@ pub fn started(
 }
 
 /// Writes the started event and updates the record.
-pub(crate) fn record_started(tx: &mut Tx<'_>, mut child: Child, run_id: &str, header: Option<Header>) -> Child {
+pub(crate) fn record_started(
+    tx: &mut Tx<'_>,
+    mut child: Child,
+    run_id: &str,
+    header: Option<Header>,
+) -> Child {
     child.run_id = run_id.to_owned();
     child.started_id = tx.push(ChildWorkflowExecutionStartedEventAttributes {
         namespace: child.namespace.clone(),
@@ -145,7 +170,9 @@ pub(crate) fn record_started(tx: &mut Tx<'_>, mut child: Child, run_id: &str, he
             workflow_id: child.workflow_id.clone(),
             run_id: run_id.to_owned(),
         }),
-        workflow_type: Some(WorkflowType { name: child.workflow_type.clone() }),
+        workflow_type: Some(WorkflowType {
+            name: child.workflow_type.clone(),
+        }),
         header,
     });
     tx.put_child(child.clone());
@@ -172,12 +199,16 @@ pub fn start_failed(
 
 /// Writes the failed event in place of a child that has not started.
 pub(crate) fn record_start_failed(tx: &mut Tx<'_>, initiated_id: i64, cause: FailedCause) {
-    let Some(child) = tx.remove_child(initiated_id) else { return };
+    let Some(child) = tx.remove_child(initiated_id) else {
+        return;
+    };
     tx.push(StartChildWorkflowExecutionFailedEventAttributes {
         namespace: child.namespace.clone(),
         namespace_id: child.namespace_id.clone(),
         workflow_id: child.workflow_id.clone(),
-        workflow_type: Some(WorkflowType { name: child.workflow_type.clone() }),
+        workflow_type: Some(WorkflowType {
+            name: child.workflow_type.clone(),
+        }),
         cause: cause as i32,
         control: child.control.clone(),
         initiated_event_id: initiated_id,
@@ -204,9 +235,16 @@ pub fn release(child: &Run, cx: &Cx<'_>) -> Outcome<()> {
 /// child's parent was reset from, if that run is known.
 ///
 /// Then the server calls [`started`] with the child's first run id instead of creating another.
-pub fn reconnects(parent: &Run, initiated_id: i64, child: &Run, original: impl Fn(&str) -> Option<String>) -> bool {
+pub fn reconnects(
+    parent: &Run,
+    initiated_id: i64,
+    child: &Run,
+    original: impl Fn(&str) -> Option<String>,
+) -> bool {
     let start = child.start();
-    let Some(of) = start.parent_workflow_execution.as_ref() else { return false };
+    let Some(of) = start.parent_workflow_execution.as_ref() else {
+        return false;
+    };
     let origin = &parent.start().original_execution_run_id;
     let was_reset = origin.as_str() != &*parent.id.run_id;
     was_reset

@@ -19,12 +19,22 @@ use crate::tx::{Cx, Tx};
 
 /// The end of a child, as its closing event tells it.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "made once and consumed at once")]
 pub enum How {
-    Completed { result: Option<Payloads> },
-    Failed { failure: Option<Failure>, retry_state: RetryState },
-    Canceled { details: Option<Payloads> },
+    Completed {
+        result: Option<Payloads>,
+    },
+    Failed {
+        failure: Option<Failure>,
+        retry_state: RetryState,
+    },
+    Canceled {
+        details: Option<Payloads>,
+    },
     Terminated,
-    TimedOut { retry_state: RetryState },
+    TimedOut {
+        retry_state: RetryState,
+    },
 }
 
 /// A child that has closed for good: nothing follows its last run.
@@ -46,23 +56,39 @@ impl CloseFacts {
             return None;
         }
         let how = match close_event.attributes.as_ref()? {
-            A::WorkflowExecutionCompletedEventAttributes(a) => How::Completed { result: a.result.clone() },
-            A::WorkflowExecutionFailedEventAttributes(a) => {
-                How::Failed { failure: a.failure.clone(), retry_state: a.retry_state() }
-            }
-            A::WorkflowExecutionCanceledEventAttributes(a) => How::Canceled { details: a.details.clone() },
+            A::WorkflowExecutionCompletedEventAttributes(a) => How::Completed {
+                result: a.result.clone(),
+            },
+            A::WorkflowExecutionFailedEventAttributes(a) => How::Failed {
+                failure: a.failure.clone(),
+                retry_state: a.retry_state(),
+            },
+            A::WorkflowExecutionCanceledEventAttributes(a) => How::Canceled {
+                details: a.details.clone(),
+            },
             A::WorkflowExecutionTerminatedEventAttributes(_) => How::Terminated,
-            A::WorkflowExecutionTimedOutEventAttributes(a) => How::TimedOut { retry_state: a.retry_state() },
+            A::WorkflowExecutionTimedOutEventAttributes(a) => How::TimedOut {
+                retry_state: a.retry_state(),
+            },
             _ => return None,
         };
-        Some(Self { execution: child.id.execution(), first_run_id: child.first_run_id().to_owned(), how })
+        Some(Self {
+            execution: child.id.execution(),
+            first_run_id: child.first_run_id().to_owned(),
+            how,
+        })
     }
 }
 
 /// Records the end of a child. `NotFound` when the parent is closed or does not wait for this
 /// child (any more): the news is void. A parent that was closed by a reset lives on in the run
 /// that its `reset_run_id` names: the news is for that one, under the same initiated event.
-pub fn closed(parent: &Run, initiated_id: i64, facts: CloseFacts, cx: &Cx<'_>) -> Result<Outcome<()>, Error> {
+pub fn closed(
+    parent: &Run,
+    initiated_id: i64,
+    facts: CloseFacts,
+    cx: &Cx<'_>,
+) -> Result<Outcome<()>, Error> {
     if !parent.is_open() {
         return Err(Error::already_completed());
     }
@@ -83,11 +109,18 @@ pub fn closed(parent: &Run, initiated_id: i64, facts: CloseFacts, cx: &Cx<'_>) -
 }
 
 /// Writes the event that ends a started child.
-pub(crate) fn record_closed(tx: &mut Tx<'_>, child: &Child, execution: WorkflowExecution, how: How) {
+pub(crate) fn record_closed(
+    tx: &mut Tx<'_>,
+    child: &Child,
+    execution: WorkflowExecution,
+    how: How,
+) {
     tx.remove_child(child.initiated_id);
     let (namespace, namespace_id) = (child.namespace.clone(), child.namespace_id.clone());
     let workflow_execution = Some(execution);
-    let workflow_type = Some(WorkflowType { name: child.workflow_type.clone() });
+    let workflow_type = Some(WorkflowType {
+        name: child.workflow_type.clone(),
+    });
     let (initiated_event_id, started_event_id) = (child.initiated_id, child.started_id);
     let event: Attributes = match how {
         How::Completed { result } => ChildWorkflowExecutionCompletedEventAttributes {
@@ -100,7 +133,10 @@ pub(crate) fn record_closed(tx: &mut Tx<'_>, child: &Child, execution: WorkflowE
             started_event_id,
         }
         .into(),
-        How::Failed { failure, retry_state } => ChildWorkflowExecutionFailedEventAttributes {
+        How::Failed {
+            failure,
+            retry_state,
+        } => ChildWorkflowExecutionFailedEventAttributes {
             failure,
             retry_state: retry_state as i32,
             namespace,

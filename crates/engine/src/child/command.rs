@@ -46,7 +46,10 @@ pub(crate) fn record(
         namespace_id: initiated.namespace_id.clone(),
         workflow_id: initiated.workflow_id.clone(),
         run_id: String::new(),
-        workflow_type: initiated.workflow_type.as_ref().map_or_else(String::new, |t| t.name.clone()),
+        workflow_type: initiated
+            .workflow_type
+            .as_ref()
+            .map_or_else(String::new, |t| t.name.clone()),
         parent_close_policy: initiated.parent_close_policy,
         create_request_id,
         control: initiated.control.clone(),
@@ -75,23 +78,38 @@ fn checked(
     ])
     .map_err(bad)?;
     let retry_policy = run_options::retry_policy(a.retry_policy).map_err(bad)?;
-    cron::validate(&a.cron_schedule, tx.now()).map_err(|e| bad(format!("invalid cron schedule: {e}")))?;
-    a.search_attributes = a.search_attributes.map(|s| upsert::checked(tx, s)).transpose()?;
+    cron::validate(&a.cron_schedule, tx.now())
+        .map_err(|e| bad(format!("invalid cron schedule: {e}")))?;
+    a.search_attributes = a
+        .search_attributes
+        .map(|s| upsert::checked(tx, s))
+        .transpose()?;
     priority::validate(&a.priority).map_err(bad)?;
-    let task_queue = run_options::task_queue(a.task_queue, tx.run.task_queue(), limits).map_err(bad)?;
+    let task_queue =
+        run_options::task_queue(a.task_queue, tx.run.task_queue(), limits).map_err(bad)?;
     let size = a.input.as_ref().map_or(0, |i| i.encoded_len());
     if size > limits.blob_size {
-        let text = format!("child workflow input has {size} bytes; at most {} are allowed", limits.blob_size);
+        let text = format!(
+            "child workflow input has {size} bytes; at most {} are allowed",
+            limits.blob_size
+        );
         return Err(Refused::terminate(BAD, text));
     }
     if let Some(memo) = &a.memo {
         upsert::check_memo(tx, memo, BAD)?;
     }
     if tx.run.children.len() >= limits.pending_children {
-        let text = format!("{} child workflows are pending; no more are allowed", tx.run.children.len());
-        return Err(Refused::new(Cause::PendingChildWorkflowsLimitExceeded, text));
+        let text = format!(
+            "{} child workflows are pending; no more are allowed",
+            tx.run.children.len()
+        );
+        return Err(Refused::new(
+            Cause::PendingChildWorkflowsLimitExceeded,
+            text,
+        ));
     }
-    let run_timeout = run_options::run_timeout(&a.workflow_run_timeout, &a.workflow_execution_timeout);
+    let run_timeout =
+        run_options::run_timeout(&a.workflow_run_timeout, &a.workflow_execution_timeout);
     Ok(StartChildWorkflowExecutionInitiatedEventAttributes {
         workflow_task_completed_event_id: completed_id,
         namespace: tx.cx.namespace.to_owned(),
@@ -103,10 +121,17 @@ fn checked(
         input: a.input,
         workflow_execution_timeout: a.workflow_execution_timeout,
         workflow_run_timeout: run_timeout,
-        workflow_task_timeout: run_options::task_timeout(&a.workflow_task_timeout, &run_timeout, limits),
+        workflow_task_timeout: run_options::task_timeout(
+            &a.workflow_task_timeout,
+            &run_timeout,
+            limits,
+        ),
         parent_close_policy: or(a.parent_close_policy, ParentClosePolicy::Terminate as i32),
         control: a.control,
-        workflow_id_reuse_policy: or(a.workflow_id_reuse_policy, WorkflowIdReusePolicy::AllowDuplicate as i32),
+        workflow_id_reuse_policy: or(
+            a.workflow_id_reuse_policy,
+            WorkflowIdReusePolicy::AllowDuplicate as i32,
+        ),
         retry_policy,
         cron_schedule: a.cron_schedule,
         memo: run_options::memo(a.memo),

@@ -18,7 +18,6 @@ pub mod command;
 #[cfg(test)]
 mod tests;
 
-
 pub use begin::{Link, reconnects, release, start_failed, start_request, started};
 pub(crate) use begin::{record_start_failed, record_started};
 pub(crate) use closed::record_closed;

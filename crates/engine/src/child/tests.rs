@@ -7,7 +7,8 @@ use tidemill_proto::api::enums::v1::{
 };
 use tidemill_proto::api::history::v1::history_event::Attributes as A;
 use tidemill_proto::api::history::v1::{
-    HistoryEvent, StartChildWorkflowExecutionInitiatedEventAttributes, WorkflowExecutionStartedEventAttributes,
+    HistoryEvent, StartChildWorkflowExecutionInitiatedEventAttributes,
+    WorkflowExecutionStartedEventAttributes,
 };
 use tidemill_proto::api::taskqueue::v1::TaskQueue;
 
@@ -22,7 +23,9 @@ use crate::{Error, Run};
 fn attributes() -> StartChildWorkflowExecutionCommandAttributes {
     StartChildWorkflowExecutionCommandAttributes {
         workflow_id: "child".into(),
-        workflow_type: Some(WorkflowType { name: "Child".into() }),
+        workflow_type: Some(WorkflowType {
+            name: "Child".into(),
+        }),
         ..Default::default()
     }
 }
@@ -48,13 +51,27 @@ fn of(event: &HistoryEvent) -> &StartChildWorkflowExecutionInitiatedEventAttribu
 }
 
 fn record_start(bench: &mut Bench, event: &HistoryEvent, run_id: &str) -> Link {
-    let outcome = started(&bench.run, event.event_id, of(event), run_id, 1, &bench.cx());
+    let outcome = started(
+        &bench.run,
+        event.event_id,
+        of(event),
+        run_id,
+        1,
+        &bench.cx(),
+    );
     bench.apply(outcome).unwrap()
 }
 
 fn facts(run_id: &str, how: How) -> CloseFacts {
-    let execution = WorkflowExecution { workflow_id: "child".into(), run_id: run_id.into() };
-    CloseFacts { execution, first_run_id: "c1".into(), how }
+    let execution = WorkflowExecution {
+        workflow_id: "child".into(),
+        run_id: run_id.into(),
+    };
+    CloseFacts {
+        execution,
+        first_run_id: "c1".into(),
+        how,
+    }
 }
 
 fn end(bench: &mut Bench, event: &HistoryEvent, facts: CloseFacts) -> Result<(), Error> {
@@ -67,14 +84,28 @@ fn defaults_are_shown() {
     let (bench, event) = initiated();
     let a = of(&event);
     assert_eq!(a.parent_close_policy(), ParentClosePolicy::Terminate);
-    assert_eq!(a.workflow_id_reuse_policy(), WorkflowIdReusePolicy::AllowDuplicate);
+    assert_eq!(
+        a.workflow_id_reuse_policy(),
+        WorkflowIdReusePolicy::AllowDuplicate
+    );
     assert_eq!(a.task_queue.as_ref().unwrap().name, "queue");
     assert_eq!((&*a.namespace, a.namespace_id.len()), ("ns", 36));
-    assert_eq!((a.workflow_run_timeout, a.workflow_task_timeout), (None, seconds(10)));
-    assert_eq!((a.retry_policy.as_ref(), a.workflow_task_completed_event_id), (None, event.event_id - 1));
+    assert_eq!(
+        (a.workflow_run_timeout, a.workflow_task_timeout),
+        (None, seconds(10))
+    );
+    assert_eq!(
+        (a.retry_policy.as_ref(), a.workflow_task_completed_event_id),
+        (None, event.event_id - 1)
+    );
     let record = &bench.run.children[&event.event_id];
-    assert_eq!((record.initiated_batch_id, record.started_id), (event.event_id - 1, 0));
-    assert!(matches!(&bench.items()[..], [OutboxItem::StartChild(i)] if i.event_id == event.event_id));
+    assert_eq!(
+        (record.initiated_batch_id, record.started_id),
+        (event.event_id - 1, 0)
+    );
+    assert!(
+        matches!(&bench.items()[..], [OutboxItem::StartChild(i)] if i.event_id == event.event_id)
+    );
     bench.check_history();
 }
 
@@ -87,20 +118,79 @@ fn refused() {
     };
     let long = "x".repeat(1001);
     let rows = [
-        (with(&|a| a.namespace = "other".into()), "BadStartChildExecutionAttributes"),
-        (with(&|a| a.workflow_id.clear()), "BadStartChildExecutionAttributes"),
-        (with(&|a| a.workflow_id = long.clone()), "BadStartChildExecutionAttributes"),
-        (with(&|a| a.workflow_type = None), "BadStartChildExecutionAttributes"),
-        (with(&|a| a.workflow_run_timeout = seconds(-1)), "BadStartChildExecutionAttributes"),
-        (with(&|a| a.cron_schedule = "nonsense".into()), "BadStartChildExecutionAttributes"),
-        (with(&|a| a.cron_schedule = "0 0 31 2 *".into()), "BadStartChildExecutionAttributes"),
-        (with(&|a| a.retry_policy = Some(RetryPolicy { maximum_attempts: -1, ..Default::default() })), "BadStartChildExecutionAttributes"),
-        (with(&|a| a.priority = Some(Priority { priority_key: -1, ..Default::default() })), "BadStartChildExecutionAttributes"),
-        (with(&|a| a.task_queue = Some(TaskQueue { name: "/_sys/x".into(), ..Default::default() })), "BadStartChildExecutionAttributes"),
-        (with(&|a| a.search_attributes = Some(Default::default())), ""),
-        (with(&|a| a.search_attributes.get_or_insert_default().indexed_fields.extend([("Unknown".to_owned(), Default::default())])), "BadSearchAttributes"),
+        (
+            with(&|a| a.namespace = "other".into()),
+            "BadStartChildExecutionAttributes",
+        ),
+        (
+            with(&|a| a.workflow_id.clear()),
+            "BadStartChildExecutionAttributes",
+        ),
+        (
+            with(&|a| a.workflow_id = long.clone()),
+            "BadStartChildExecutionAttributes",
+        ),
+        (
+            with(&|a| a.workflow_type = None),
+            "BadStartChildExecutionAttributes",
+        ),
+        (
+            with(&|a| a.workflow_run_timeout = seconds(-1)),
+            "BadStartChildExecutionAttributes",
+        ),
+        (
+            with(&|a| a.cron_schedule = "nonsense".into()),
+            "BadStartChildExecutionAttributes",
+        ),
+        (
+            with(&|a| a.cron_schedule = "0 0 31 2 *".into()),
+            "BadStartChildExecutionAttributes",
+        ),
+        (
+            with(&|a| {
+                a.retry_policy = Some(RetryPolicy {
+                    maximum_attempts: -1,
+                    ..Default::default()
+                })
+            }),
+            "BadStartChildExecutionAttributes",
+        ),
+        (
+            with(&|a| {
+                a.priority = Some(Priority {
+                    priority_key: -1,
+                    ..Default::default()
+                })
+            }),
+            "BadStartChildExecutionAttributes",
+        ),
+        (
+            with(&|a| {
+                a.task_queue = Some(TaskQueue {
+                    name: "/_sys/x".into(),
+                    ..Default::default()
+                })
+            }),
+            "BadStartChildExecutionAttributes",
+        ),
+        (
+            with(&|a| a.search_attributes = Some(Default::default())),
+            "",
+        ),
+        (
+            with(&|a| {
+                a.search_attributes
+                    .get_or_insert_default()
+                    .indexed_fields
+                    .extend([("Unknown".to_owned(), Default::default())])
+            }),
+            "BadSearchAttributes",
+        ),
         (with(&|a| a.namespace = "ns".into()), ""),
-        (with(&|a| a.input = Some(payloads(&"x".repeat(3 << 20)))), "BadStartChildExecutionAttributes"),
+        (
+            with(&|a| a.input = Some(payloads(&"x".repeat(3 << 20)))),
+            "BadStartChildExecutionAttributes",
+        ),
     ];
     for (i, (attributes, cause)) in rows.into_iter().enumerate() {
         let mut bench = Bench::new();
@@ -108,7 +198,10 @@ fn refused() {
         match bench.task(commands(attributes)) {
             Ok(_) => assert_eq!(cause, "", "row {i}"),
             Err(Error::InvalidArgument(text)) => {
-                assert!(!cause.is_empty() && text.starts_with(cause), "row {i}: {text}");
+                assert!(
+                    !cause.is_empty() && text.starts_with(cause),
+                    "row {i}: {text}"
+                );
                 assert!(bench.run.children.is_empty() && bench.outbox.is_empty());
                 assert_eq!(bench.run.is_open(), !big, "row {i}");
             }
@@ -118,19 +211,32 @@ fn refused() {
     let mut bench = Bench::new();
     bench.limits.pending_children = 1;
     let two = [commands(attributes()), commands(attributes())].concat();
-    assert!(bench.task(two).unwrap_err().to_string().starts_with("PendingChildWorkflowsLimitExceeded"));
+    assert!(
+        bench
+            .task(two)
+            .unwrap_err()
+            .to_string()
+            .starts_with("PendingChildWorkflowsLimitExceeded")
+    );
 }
 
 #[test]
 fn what_the_child_is_started_with() {
     let mut bench = Bench::with(WorkflowExecutionStartedEventAttributes {
-        priority: Some(Priority { priority_key: 2, fairness_key: "f".into(), ..Default::default() }),
+        priority: Some(Priority {
+            priority_key: 2,
+            fairness_key: "f".into(),
+            ..Default::default()
+        }),
         ..Default::default()
     });
     let a = StartChildWorkflowExecutionCommandAttributes {
         cron_schedule: "* * * * *".into(),
         workflow_execution_timeout: seconds(600),
-        priority: Some(Priority { priority_key: 5, ..Default::default() }),
+        priority: Some(Priority {
+            priority_key: 5,
+            ..Default::default()
+        }),
         ..attributes()
     };
     bench.task(commands(a)).unwrap();
@@ -138,12 +244,31 @@ fn what_the_child_is_started_with() {
     let new = start_request(&bench.run, &event, &bench.cx()).unwrap();
     let s = &new.started;
     assert!(new.awaits_parent);
-    assert_eq!(new.create_request_id, bench.run.children[&event.event_id].create_request_id);
-    assert_eq!((s.parent_workflow_execution.as_ref(), s.parent_initiated_event_id), (Some(&bench.run.id.execution()), event.event_id));
+    assert_eq!(
+        new.create_request_id,
+        bench.run.children[&event.event_id].create_request_id
+    );
+    assert_eq!(
+        (
+            s.parent_workflow_execution.as_ref(),
+            s.parent_initiated_event_id
+        ),
+        (Some(&bench.run.id.execution()), event.event_id)
+    );
     assert_eq!(s.root_workflow_execution, Some(bench.run.id.execution()));
-    assert_eq!(s.priority, Some(Priority { priority_key: 5, fairness_key: "f".into(), ..Default::default() }));
+    assert_eq!(
+        s.priority,
+        Some(Priority {
+            priority_key: 5,
+            fairness_key: "f".into(),
+            ..Default::default()
+        })
+    );
     // The bench begins at 22:13:20.
-    assert_eq!((s.initiator(), s.first_workflow_task_backoff), (ContinueAsNewInitiator::CronSchedule, seconds(40)));
+    assert_eq!(
+        (s.initiator(), s.first_workflow_task_backoff),
+        (ContinueAsNewInitiator::CronSchedule, seconds(40))
+    );
     let expires = crate::Time::from_proto(s.workflow_execution_expiration_time.as_ref().unwrap());
     assert_eq!(expires.since(bench.now).as_secs(), 600);
 }
@@ -154,11 +279,19 @@ fn a_life() {
     let (mut bench, event) = initiated();
     let new = start_request(&bench.run, &event, &bench.cx()).unwrap();
     let child = create(new, &bench.cx()).into_transitions().remove(0).run;
-    assert!(child.core.workflow_task.is_none(), "it waits for its parent");
+    assert!(
+        child.core.workflow_task.is_none(),
+        "it waits for its parent"
+    );
     let run_id = child.id.run_id.to_string();
     assert_eq!(record_start(&mut bench, &event, &run_id), Link::Recorded);
-    assert_eq!(bench.types(), [E::ChildWorkflowExecutionStarted, E::WorkflowTaskScheduled]);
-    assert!(matches!(&bench.items()[..], [OutboxItem::ReleaseChild(a)] if a.run_id == run_id && a.workflow_id == "child"));
+    assert_eq!(
+        bench.types(),
+        [E::ChildWorkflowExecutionStarted, E::WorkflowTaskScheduled]
+    );
+    assert!(
+        matches!(&bench.items()[..], [OutboxItem::ReleaseChild(a)] if a.run_id == run_id && a.workflow_id == "child")
+    );
     // A repeat changes nothing.
     assert_eq!(record_start(&mut bench, &event, &run_id), Link::Recorded);
     assert_eq!((bench.types(), bench.items().len()), (vec![], 1));
@@ -166,30 +299,50 @@ fn a_life() {
 
     let child = release(&child, &bench.cx()).transitions.remove(0).run;
     assert!(child.core.workflow_task.is_some());
-    assert!(release(&child, &bench.cx()).transitions.is_empty(), "released once");
+    assert!(
+        release(&child, &bench.cx()).transitions.is_empty(),
+        "released once"
+    );
 
-    let child = terminate_run(&child, Termination::default(), &bench.cx()).unwrap().transitions.remove(0);
+    let child = terminate_run(&child, Termination::default(), &bench.cx())
+        .unwrap()
+        .transitions
+        .remove(0);
     let close_event = child.batches.last().unwrap().events.last().unwrap();
     let facts = CloseFacts::of(&child.run, close_event).unwrap();
-    assert_eq!((&facts.how, &facts.first_run_id), (&How::Terminated, &run_id));
+    assert_eq!(
+        (&facts.how, &facts.first_run_id),
+        (&How::Terminated, &run_id)
+    );
     end(&mut bench, &event, facts.clone()).unwrap();
     assert_eq!(bench.types(), [E::ChildWorkflowExecutionTerminated]);
     assert!(bench.run.children.is_empty());
-    assert!(matches!(end(&mut bench, &event, facts), Err(Error::NotFound(_))));
+    assert!(matches!(
+        end(&mut bench, &event, facts),
+        Err(Error::NotFound(_))
+    ));
     bench.check_history();
 }
 
 #[test]
 fn a_backoff_outlasts_the_release() {
     let mut bench = Bench::new();
-    bench.task(commands(StartChildWorkflowExecutionCommandAttributes { cron_schedule: "@every 60s".into(), ..attributes() })).unwrap();
+    bench
+        .task(commands(StartChildWorkflowExecutionCommandAttributes {
+            cron_schedule: "@every 60s".into(),
+            ..attributes()
+        }))
+        .unwrap();
     let event = bench.last(E::StartChildWorkflowExecutionInitiated);
     let new = start_request(&bench.run, &event, &bench.cx()).unwrap();
     let child = create(new, &bench.cx()).into_transitions().remove(0).run;
     let child = release(&child, &bench.cx()).transitions.remove(0).run;
     assert!(child.core.workflow_task.is_none());
     bench.wait(60.0);
-    let child: Run = crate::deadline::fire(&child, &bench.cx()).transitions.remove(0).run;
+    let child: Run = crate::deadline::fire(&child, &bench.cx())
+        .transitions
+        .remove(0)
+        .run;
     assert!(child.core.workflow_task.is_some());
 }
 
@@ -270,7 +423,11 @@ fn every_event_in_every_state() {
                 Err(_) => "not found".into(),
             },
         };
-        assert_eq!((reply.as_str(), bench.types().as_slice()), (*expected, *types), "{state:?} {input:?}");
+        assert_eq!(
+            (reply.as_str(), bench.types().as_slice()),
+            (*expected, *types),
+            "{state:?} {input:?}"
+        );
         bench.check_history();
     }
 }
@@ -278,11 +435,32 @@ fn every_event_in_every_state() {
 #[test]
 fn five_ways_to_end() {
     let rows = [
-        (How::Completed { result: Some(payloads("r")) }, E::ChildWorkflowExecutionCompleted),
-        (How::Failed { failure: Some(failure("A")), retry_state: RetryState::Timeout }, E::ChildWorkflowExecutionFailed),
-        (How::Canceled { details: Some(payloads("d")) }, E::ChildWorkflowExecutionCanceled),
+        (
+            How::Completed {
+                result: Some(payloads("r")),
+            },
+            E::ChildWorkflowExecutionCompleted,
+        ),
+        (
+            How::Failed {
+                failure: Some(failure("A")),
+                retry_state: RetryState::Timeout,
+            },
+            E::ChildWorkflowExecutionFailed,
+        ),
+        (
+            How::Canceled {
+                details: Some(payloads("d")),
+            },
+            E::ChildWorkflowExecutionCanceled,
+        ),
         (How::Terminated, E::ChildWorkflowExecutionTerminated),
-        (How::TimedOut { retry_state: RetryState::RetryPolicyNotSet }, E::ChildWorkflowExecutionTimedOut),
+        (
+            How::TimedOut {
+                retry_state: RetryState::RetryPolicyNotSet,
+            },
+            E::ChildWorkflowExecutionTimedOut,
+        ),
     ];
     for (how, kind) in rows {
         let (mut bench, event) = initiated();
@@ -290,28 +468,40 @@ fn five_ways_to_end() {
         // The last run of the chain need not be the first.
         end(&mut bench, &event, facts("c2", how)).unwrap();
         let text = format!("{:?}", bench.last(kind).attributes);
-        assert!(text.contains(&format!("initiated_event_id: {}", event.event_id)), "{text}");
-        assert!(text.contains("started_event_id: 6") && text.contains("\"c2\""), "{text}");
+        assert!(
+            text.contains(&format!("initiated_event_id: {}", event.event_id)),
+            "{text}"
+        );
+        assert!(
+            text.contains("started_event_id: 6") && text.contains("\"c2\""),
+            "{text}"
+        );
     }
     // Another run under the child's id is not the child.
     let (mut bench, event) = initiated();
     record_start(&mut bench, &event, "another");
-    assert!(matches!(end(&mut bench, &event, facts("c1", How::Terminated)), Err(Error::NotFound(_))));
+    assert!(matches!(
+        end(&mut bench, &event, facts("c1", How::Terminated)),
+        Err(Error::NotFound(_))
+    ));
 }
 
 #[test]
 fn both_are_buffered_while_a_workflow_task_runs() {
-    let (mut bench, event) = initiated();
-    record_start(&mut bench, &event, "elsewhere");
-    let (mut bench, event) = {
-        drop((bench, event));
-        let mut bench = Bench::new();
-        bench.task([commands(attributes()), commands(StartChildWorkflowExecutionCommandAttributes { workflow_id: "other".into(), ..attributes() })].concat()).unwrap();
-        let other = bench.last(E::StartChildWorkflowExecutionInitiated);
-        record_start(&mut bench, &other, "o1");
-        let event = bench.events().find(|e| e.event_type() == E::StartChildWorkflowExecutionInitiated).cloned().unwrap();
-        (bench, event)
+    let mut bench = Bench::new();
+    let other = StartChildWorkflowExecutionCommandAttributes {
+        workflow_id: "other".into(),
+        ..attributes()
     };
+    bench
+        .task([commands(attributes()), commands(other)].concat())
+        .unwrap();
+    let is_initiated =
+        |e: &&HistoryEvent| e.event_type() == E::StartChildWorkflowExecutionInitiated;
+    let event = bench.events().find(is_initiated).cloned().unwrap();
+    // The other child's start asks for the workflow task.
+    let other = bench.last(E::StartChildWorkflowExecutionInitiated);
+    record_start(&mut bench, &other, "o1");
     let task = bench.begin();
     bench.types();
     record_start(&mut bench, &event, "c1");
@@ -321,9 +511,21 @@ fn both_are_buffered_while_a_workflow_task_runs() {
     bench.end(&task, Vec::new()).unwrap();
     assert_eq!(
         bench.types(),
-        [E::WorkflowTaskCompleted, E::ChildWorkflowExecutionStarted, E::ChildWorkflowExecutionTerminated, E::WorkflowTaskScheduled]
+        [
+            E::WorkflowTaskCompleted,
+            E::ChildWorkflowExecutionStarted,
+            E::ChildWorkflowExecutionTerminated,
+            E::WorkflowTaskScheduled
+        ]
     );
-    let Some(A::ChildWorkflowExecutionTerminatedEventAttributes(a)) = bench.last(E::ChildWorkflowExecutionTerminated).attributes else { panic!() };
-    assert_eq!(a.started_event_id, bench.last(E::ChildWorkflowExecutionStarted).event_id);
+    let Some(A::ChildWorkflowExecutionTerminatedEventAttributes(a)) =
+        bench.last(E::ChildWorkflowExecutionTerminated).attributes
+    else {
+        panic!()
+    };
+    assert_eq!(
+        a.started_event_id,
+        bench.last(E::ChildWorkflowExecutionStarted).event_id
+    );
     bench.check_history();
 }

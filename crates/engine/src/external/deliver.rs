@@ -29,8 +29,16 @@ pub enum Step<T, C> {
 }
 
 /// What to do about a signal that `run` initiated.
-pub fn signal(run: &Run, initiated_id: i64, initiated: &SignalInitiated) -> Step<Signal, SignalFailedCause> {
-    let Some(record) = run.external_signals.get(&initiated_id).filter(|_| run.is_open()) else {
+pub fn signal(
+    run: &Run,
+    initiated_id: i64,
+    initiated: &SignalInitiated,
+) -> Step<Signal, SignalFailedCause> {
+    let Some(record) = run
+        .external_signals
+        .get(&initiated_id)
+        .filter(|_| run.is_open())
+    else {
         return Step::Drop;
     };
     if is_itself(run, initiated.workflow_execution.as_ref()) {
@@ -48,7 +56,11 @@ pub fn signal(run: &Run, initiated_id: i64, initiated: &SignalInitiated) -> Step
 }
 
 /// What to do about a cancel request that `run` initiated.
-pub fn cancel(run: &Run, initiated_id: i64, initiated: &CancelInitiated) -> Step<CancelRequest, CancelFailedCause> {
+pub fn cancel(
+    run: &Run,
+    initiated_id: i64,
+    initiated: &CancelInitiated,
+) -> Step<CancelRequest, CancelFailedCause> {
     if !run.is_open() || !run.external_cancels.contains_key(&initiated_id) {
         return Step::Drop;
     }

@@ -16,6 +16,5 @@ pub mod result;
 #[cfg(test)]
 mod tests;
 
-
 pub use deliver::{Step, forget_signal, is_child_of};
 pub use result::{cancel_failed, cancel_requested, signal_failed, signaled};

@@ -22,14 +22,22 @@ use crate::transition::Outcome;
 use crate::tx::{Cx, Tx};
 
 /// The other workflow was asked to cancel (or has closed).
-pub fn cancel_requested(run: &Run, initiated_id: i64, a: &CancelInitiated, outbox_id: i64, cx: &Cx<'_>) -> Outcome<()> {
+pub fn cancel_requested(
+    run: &Run,
+    initiated_id: i64,
+    a: &CancelInitiated,
+    outbox_id: i64,
+    cx: &Cx<'_>,
+) -> Outcome<()> {
     let event = ExternalWorkflowExecutionCancelRequestedEventAttributes {
         initiated_event_id: initiated_id,
         namespace: a.namespace.clone(),
         namespace_id: a.namespace_id.clone(),
         workflow_execution: a.workflow_execution.clone(),
     };
-    record(run, outbox_id, cx, event, |tx| tx.remove_external_cancel(initiated_id).is_some())
+    record(run, outbox_id, cx, event, |tx| {
+        tx.remove_external_cancel(initiated_id).is_some()
+    })
 }
 
 /// The other workflow cannot be asked to cancel.
@@ -50,11 +58,19 @@ pub fn cancel_failed(
         initiated_event_id: initiated_id,
         control: String::new(),
     };
-    record(run, outbox_id, cx, event, |tx| tx.remove_external_cancel(initiated_id).is_some())
+    record(run, outbox_id, cx, event, |tx| {
+        tx.remove_external_cancel(initiated_id).is_some()
+    })
 }
 
 /// The other workflow has the signal. The server has it forget the signal's request id next.
-pub fn signaled(run: &Run, initiated_id: i64, a: &SignalInitiated, outbox_id: i64, cx: &Cx<'_>) -> Outcome<()> {
+pub fn signaled(
+    run: &Run,
+    initiated_id: i64,
+    a: &SignalInitiated,
+    outbox_id: i64,
+    cx: &Cx<'_>,
+) -> Outcome<()> {
     let event = ExternalWorkflowExecutionSignaledEventAttributes {
         initiated_event_id: initiated_id,
         namespace: a.namespace.clone(),
@@ -62,7 +78,9 @@ pub fn signaled(run: &Run, initiated_id: i64, a: &SignalInitiated, outbox_id: i6
         workflow_execution: a.workflow_execution.clone(),
         control: a.control.clone(),
     };
-    record(run, outbox_id, cx, event, |tx| tx.remove_external_signal(initiated_id).is_some())
+    record(run, outbox_id, cx, event, |tx| {
+        tx.remove_external_signal(initiated_id).is_some()
+    })
 }
 
 /// The other workflow cannot be signaled.
@@ -83,7 +101,9 @@ pub fn signal_failed(
         initiated_event_id: initiated_id,
         control: a.control.clone(),
     };
-    record(run, outbox_id, cx, event, |tx| tx.remove_external_signal(initiated_id).is_some())
+    record(run, outbox_id, cx, event, |tx| {
+        tx.remove_external_signal(initiated_id).is_some()
+    })
 }
 
 /// Writes the event if `take` finds the record that it is about.

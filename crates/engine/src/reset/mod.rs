@@ -16,12 +16,12 @@ mod replay;
 #[cfg(test)]
 mod tests;
 
-
 use std::sync::Arc;
 
 use tidemill_proto::api::common::v1::Payloads;
 use tidemill_proto::api::enums::v1::{
-    EventType, ResetReapplyExcludeType as ExcludeType, ResetReapplyType, RetryState, WorkflowTaskFailedCause,
+    EventType, ResetReapplyExcludeType as ExcludeType, ResetReapplyType, RetryState,
+    WorkflowTaskFailedCause,
 };
 use tidemill_proto::api::failure::v1::failure::FailureInfo;
 use tidemill_proto::api::failure::v1::{Failure, ResetWorkflowFailureInfo};
@@ -35,7 +35,7 @@ use tidemill_proto::api::workflow::v1::WorkflowExecutionOptions;
 use crate::Error;
 use crate::close::{self, ENGINE_IDENTITY, Termination};
 use crate::run::{Run, RunId};
-use crate::transition::{Batch, Initiated, Outcome, OutboxItem, Transition};
+use crate::transition::{Batch, Initiated, OutboxItem, Outcome, Transition};
 use crate::tx::{Cx, Tx};
 use crate::{activity, options, update};
 
@@ -71,8 +71,12 @@ pub struct Exclude {
 impl Exclude {
     /// From a request's fields: the types that it excludes, and the older way to say so.
     pub fn of(types: &[i32], reapply: ResetReapplyType) -> Self {
-        const ALL: [ExcludeType; 4] =
-            [ExcludeType::Signal, ExcludeType::Update, ExcludeType::Nexus, ExcludeType::CancelRequest];
+        const ALL: [ExcludeType; 4] = [
+            ExcludeType::Signal,
+            ExcludeType::Update,
+            ExcludeType::Nexus,
+            ExcludeType::CancelRequest,
+        ];
         let lists = |t: ExcludeType| types.contains(&(t as i32));
         let none = reapply == ResetReapplyType::None;
         let signals = lists(ExcludeType::Signal) || none;
@@ -82,7 +86,11 @@ impl Exclude {
             ExcludeType::Update => updates,
             other => lists(other),
         });
-        Self { signals, updates, everything }
+        Self {
+            signals,
+            updates,
+            everything,
+        }
     }
 }
 
@@ -97,7 +105,9 @@ pub struct LaterRun<'a> {
 /// re-applied as well. Retries and cron runs are not followed.
 pub fn continued_in(history: &[Arc<Batch>]) -> Option<&str> {
     match &history.last()?.events.last()?.attributes {
-        Some(Attributes::WorkflowExecutionContinuedAsNewEventAttributes(a)) => Some(&a.new_execution_run_id),
+        Some(Attributes::WorkflowExecutionContinuedAsNewEventAttributes(a)) => {
+            Some(&a.new_execution_run_id)
+        }
         _ => None,
     }
 }
@@ -121,7 +131,9 @@ pub fn reset(
     }
     let point = request.finish_event_id;
     if point <= 1 || point >= base.core.next_event_id {
-        return Err(Error::invalid("Workflow task finish ID must be > 1 && <= workflow last event ID."));
+        return Err(Error::invalid(
+            "Workflow task finish ID must be > 1 && <= workflow last event ID.",
+        ));
     }
     let id = RunId {
         no: cx.ids.run_no(),
@@ -133,9 +145,16 @@ pub fn reset(
     let retired = retire(base, current, &request, &id, cx);
     let mut tx = fork(base, history, replay, &request, id, cx)?;
     if !request.exclude.everything {
-        let after = history.iter().flat_map(|b| &b.events).filter(|e| e.event_id >= point);
+        let after = history
+            .iter()
+            .flat_map(|b| &b.events)
+            .filter(|e| e.event_id >= point);
         reapply::own(&mut tx, after, request.exclude);
-        reapply::others(&mut tx, later.iter().flat_map(|r| r.history).flat_map(|b| &b.events), request.exclude);
+        reapply::others(
+            &mut tx,
+            later.iter().flat_map(|r| r.history).flat_map(|b| &b.events),
+            request.exclude,
+        );
         let last = later.last().map_or(&*base.id.run_id, |r| r.run_id);
         if retired.run_id.as_deref() == Some(last) {
             // What the terminated run had not written yet.
@@ -155,13 +174,17 @@ pub fn reset(
     let run_id = tx.run.id.run_id.to_string();
     let mut transitions = retired.transitions;
     transitions.extend(tx.into_transitions());
-    Ok(Outcome { transitions, reply: Ok(run_id) })
+    Ok(Outcome {
+        transitions,
+        reply: Ok(run_id),
+    })
 }
 
 /// Whether `current` is what this request has made before.
 fn repeats(current: &Run, request_id: &str) -> bool {
     let core = &current.core;
-    !request_id.is_empty() && (core.reset_request_id == request_id || core.create_request_id == request_id)
+    !request_id.is_empty()
+        && (core.reset_request_id == request_id || core.create_request_id == request_id)
 }
 
 /// The runs that the new one replaces, as they are left behind.
@@ -174,8 +197,18 @@ struct Retired {
 }
 
 /// Terminates the current run and marks the base as reset.
-fn retire(base: &Run, current: Option<&Run>, request: &Request, id: &RunId, cx: &Cx<'_>) -> Retired {
-    let mut retired = Retired { transitions: Vec::new(), run_id: None, events: Vec::new() };
+fn retire(
+    base: &Run,
+    current: Option<&Run>,
+    request: &Request,
+    id: &RunId,
+    cx: &Cx<'_>,
+) -> Retired {
+    let mut retired = Retired {
+        transitions: Vec::new(),
+        run_id: None,
+        events: Vec::new(),
+    };
     let mark = |tx: &mut Tx<'_>| {
         tx.run.core.reset_run_id = id.run_id.to_string();
         tx.touch_core();
@@ -231,7 +264,10 @@ fn fork<'a>(
         )));
     };
     // Whole batches are copied by the store; one that the point cuts is written anew in part.
-    let copied: Vec<_> = history.iter().take_while(|b| b.last_event_id < point).collect();
+    let copied: Vec<_> = history
+        .iter()
+        .take_while(|b| b.last_event_id < point)
+        .collect();
     let below = copied.last().map_or(1, |b| b.last_event_id + 1);
     let mut core = replay.core;
     core.next_event_id = below;
@@ -246,7 +282,11 @@ fn fork<'a>(
     if !copied.is_empty() {
         tx.copy_history_from(base.id.no, below);
     }
-    for event in history.iter().flat_map(|b| &b.events).filter(|e| (below..point).contains(&e.event_id)) {
+    for event in history
+        .iter()
+        .flat_map(|b| &b.events)
+        .filter(|e| (below..point).contains(&e.event_id))
+    {
         tx.append(event.clone());
     }
     let started_event_id = match task.started_id {
@@ -279,7 +319,11 @@ fn fork<'a>(
 fn reset_failure(reason: &str, last_heartbeat_details: Option<Payloads>) -> Failure {
     Failure {
         message: reason.to_owned(),
-        failure_info: Some(FailureInfo::ResetWorkflowFailureInfo(ResetWorkflowFailureInfo { last_heartbeat_details })),
+        failure_info: Some(FailureInfo::ResetWorkflowFailureInfo(
+            ResetWorkflowFailureInfo {
+                last_heartbeat_details,
+            },
+        )),
         ..Default::default()
     }
 }
@@ -312,7 +356,9 @@ fn resume_activity(tx: &mut Tx<'_>, scheduled_id: i64, pending: PendingActivity<
 /// first whether the base had created them after all (`child::reconnects`).
 fn start_children(tx: &mut Tx<'_>) {
     let waiting = tx.run.children.values().filter(|c| c.started_id == 0);
-    let waiting: Vec<_> = waiting.map(|c| (c.initiated_id, c.initiated_batch_id)).collect();
+    let waiting: Vec<_> = waiting
+        .map(|c| (c.initiated_id, c.initiated_batch_id))
+        .collect();
     for (event_id, batch_id) in waiting {
         tx.add_outbox(OutboxItem::StartChild(Initiated { event_id, batch_id }));
     }
@@ -322,7 +368,14 @@ fn start_children(tx: &mut Tx<'_>) {
 /// started event. For clients that ask for the first or the last one.
 pub fn points(history: &[Arc<Batch>]) -> impl Iterator<Item = i64> + '_ {
     let is_task = |e: &&HistoryEvent| {
-        matches!(e.event_type(), EventType::WorkflowTaskScheduled | EventType::WorkflowTaskStarted)
+        matches!(
+            e.event_type(),
+            EventType::WorkflowTaskScheduled | EventType::WorkflowTaskStarted
+        )
     };
-    history.iter().flat_map(|b| &b.events).filter(is_task).map(|e| e.event_id + 1)
+    history
+        .iter()
+        .flat_map(|b| &b.events)
+        .filter(is_task)
+        .map(|e| e.event_id + 1)
 }

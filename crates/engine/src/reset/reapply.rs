@@ -18,7 +18,11 @@ use crate::tx::Tx;
 
 /// Applies events of the base: what was sent to it, and what became of children that the new run
 /// shares with it.
-pub(super) fn own<'e>(tx: &mut Tx<'_>, events: impl IntoIterator<Item = &'e HistoryEvent>, exclude: Exclude) {
+pub(super) fn own<'e>(
+    tx: &mut Tx<'_>,
+    events: impl IntoIterator<Item = &'e HistoryEvent>,
+    exclude: Exclude,
+) {
     for event in events {
         if !sent(tx, event, exclude) {
             of_child(tx, event);
@@ -27,7 +31,11 @@ pub(super) fn own<'e>(tx: &mut Tx<'_>, events: impl IntoIterator<Item = &'e Hist
 }
 
 /// Applies events of the runs that followed the base. Their children are not the new run's.
-pub(super) fn others<'e>(tx: &mut Tx<'_>, events: impl IntoIterator<Item = &'e HistoryEvent>, exclude: Exclude) {
+pub(super) fn others<'e>(
+    tx: &mut Tx<'_>,
+    events: impl IntoIterator<Item = &'e HistoryEvent>,
+    exclude: Exclude,
+) {
     for event in events {
         sent(tx, event, exclude);
     }
@@ -84,7 +92,11 @@ fn admit(tx: &mut Tx<'_>, request: Option<&Request>, origin: Origin) {
     });
 }
 
-fn change_options(tx: &mut Tx<'_>, event: &HistoryEvent, a: &WorkflowExecutionOptionsUpdatedEventAttributes) {
+fn change_options(
+    tx: &mut Tx<'_>,
+    event: &HistoryEvent,
+    a: &WorkflowExecutionOptionsUpdatedEventAttributes,
+) {
     if !a.attached_request_id.is_empty() && tx.run.attached.contains_key(&a.attached_request_id) {
         return;
     }
@@ -93,7 +105,11 @@ fn change_options(tx: &mut Tx<'_>, event: &HistoryEvent, a: &WorkflowExecutionOp
         links: event.links.clone(),
         ..Default::default()
     });
-    let Options { priority, attached, callbacks } = Options::of(a, event_id);
+    let Options {
+        priority,
+        attached,
+        callbacks,
+    } = Options::of(a, event_id);
     if priority.is_some() {
         tx.run.core.priority_override = priority;
     }
@@ -109,10 +125,10 @@ fn change_options(tx: &mut Tx<'_>, event: &HistoryEvent, a: &WorkflowExecutionOp
 /// are initiated anew by the workflow.
 fn of_child(tx: &mut Tx<'_>, event: &HistoryEvent) {
     match &event.attributes {
-        Some(A::StartChildWorkflowExecutionFailedEventAttributes(a)) => {
-            if pending(tx, a.initiated_event_id).is_some_and(|c| c.started_id == 0) {
-                child::record_start_failed(tx, a.initiated_event_id, a.cause());
-            }
+        Some(A::StartChildWorkflowExecutionFailedEventAttributes(a))
+            if pending(tx, a.initiated_event_id).is_some_and(|c| c.started_id == 0) =>
+        {
+            child::record_start_failed(tx, a.initiated_event_id, a.cause());
         }
         Some(A::ChildWorkflowExecutionStartedEventAttributes(a)) => {
             if let Some(record) = pending(tx, a.initiated_event_id).filter(|c| c.started_id == 0) {
@@ -121,23 +137,37 @@ fn of_child(tx: &mut Tx<'_>, event: &HistoryEvent) {
             }
         }
         Some(A::ChildWorkflowExecutionCompletedEventAttributes(a)) => {
-            let how = How::Completed { result: a.result.clone() };
+            let how = How::Completed {
+                result: a.result.clone(),
+            };
             closed(tx, a.initiated_event_id, &a.workflow_execution, how);
         }
         Some(A::ChildWorkflowExecutionFailedEventAttributes(a)) => {
-            let how = How::Failed { failure: a.failure.clone(), retry_state: a.retry_state() };
+            let how = How::Failed {
+                failure: a.failure.clone(),
+                retry_state: a.retry_state(),
+            };
             closed(tx, a.initiated_event_id, &a.workflow_execution, how);
         }
         Some(A::ChildWorkflowExecutionCanceledEventAttributes(a)) => {
-            let how = How::Canceled { details: a.details.clone() };
+            let how = How::Canceled {
+                details: a.details.clone(),
+            };
             closed(tx, a.initiated_event_id, &a.workflow_execution, how);
         }
         Some(A::ChildWorkflowExecutionTimedOutEventAttributes(a)) => {
-            let how = How::TimedOut { retry_state: a.retry_state() };
+            let how = How::TimedOut {
+                retry_state: a.retry_state(),
+            };
             closed(tx, a.initiated_event_id, &a.workflow_execution, how);
         }
         Some(A::ChildWorkflowExecutionTerminatedEventAttributes(a)) => {
-            closed(tx, a.initiated_event_id, &a.workflow_execution, How::Terminated);
+            closed(
+                tx,
+                a.initiated_event_id,
+                &a.workflow_execution,
+                How::Terminated,
+            );
         }
         _ => {}
     }

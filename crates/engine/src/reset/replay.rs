@@ -7,7 +7,8 @@ use tidemill_proto::api::common::v1::{Callback, Priority};
 use tidemill_proto::api::enums::v1::{EventType, WorkflowExecutionStatus as Status};
 use tidemill_proto::api::history::v1::history_event::Attributes as A;
 use tidemill_proto::api::history::v1::{
-    ActivityTaskScheduledEventAttributes, HistoryEvent, WorkflowExecutionOptionsUpdatedEventAttributes,
+    ActivityTaskScheduledEventAttributes, HistoryEvent,
+    WorkflowExecutionOptionsUpdatedEventAttributes,
 };
 
 use crate::Error;
@@ -72,14 +73,20 @@ pub(super) fn replay<'h>(
     for batch in history {
         for event in batch.events.iter().take_while(|e| e.event_id < point) {
             if event.event_id != next {
-                return Err(Error::DataLoss(format!("event {next} of run {} is missing", base.id.run_id)));
+                return Err(Error::DataLoss(format!(
+                    "event {next} of run {} is missing",
+                    base.id.run_id
+                )));
             }
             next += 1;
             replay.apply(batch.first_event_id, event, id, cx)?;
         }
     }
     if next != point {
-        return Err(Error::DataLoss(format!("event {next} of run {} is missing", base.id.run_id)));
+        return Err(Error::DataLoss(format!(
+            "event {next} of run {} is missing",
+            base.id.run_id
+        )));
     }
     Ok(replay)
 }
@@ -93,7 +100,10 @@ impl<'h> Replay<'h> {
             (!timeout.is_zero()).then(|| cx.now.plus(timeout))
         };
         let chain = after(&start.workflow_execution_timeout);
-        let run = [after(&start.workflow_run_timeout), chain].into_iter().flatten().min();
+        let run = [after(&start.workflow_run_timeout), chain]
+            .into_iter()
+            .flatten()
+            .min();
         let core = Core {
             status: Status::Running as i32,
             next_event_id: 1,
@@ -110,24 +120,47 @@ impl<'h> Replay<'h> {
             reset_points: start.prev_auto_reset_points.clone(),
             attached_callbacks: Vec::new(),
         };
-        Self { core, visible, task: None, activities: BTreeMap::new(), records: Records::default() }
+        Self {
+            core,
+            visible,
+            task: None,
+            activities: BTreeMap::new(),
+            records: Records::default(),
+        }
     }
 
-    fn apply(&mut self, batch_id: i64, event: &'h HistoryEvent, id: &RunId, cx: &Cx<'_>) -> Result<(), Error> {
+    fn apply(
+        &mut self,
+        batch_id: i64,
+        event: &'h HistoryEvent,
+        id: &RunId,
+        cx: &Cx<'_>,
+    ) -> Result<(), Error> {
         let event_id = event.event_id;
-        let time = event.event_time.as_ref().map_or(Time::ZERO, Time::from_proto);
+        let time = event
+            .event_time
+            .as_ref()
+            .map_or(Time::ZERO, Time::from_proto);
         let records = &mut self.records;
         let Some(attributes) = &event.attributes else {
-            return Err(Error::DataLoss(format!("event {event_id} has no attributes")));
+            return Err(Error::DataLoss(format!(
+                "event {event_id} has no attributes"
+            )));
         };
         match attributes {
             A::WorkflowExecutionStartedEventAttributes(_) => {}
 
             A::WorkflowTaskScheduledEventAttributes(_) => {
-                self.task = Some(Task { scheduled_id: event_id, started_id: 0 });
+                self.task = Some(Task {
+                    scheduled_id: event_id,
+                    started_id: 0,
+                });
             }
             A::WorkflowTaskStartedEventAttributes(a) => {
-                self.task = Some(Task { scheduled_id: a.scheduled_event_id, started_id: event_id });
+                self.task = Some(Task {
+                    scheduled_id: a.scheduled_event_id,
+                    started_id: event_id,
+                });
             }
             A::WorkflowTaskCompletedEventAttributes(a) => {
                 self.task = None;
@@ -139,10 +172,17 @@ impl<'h> Replay<'h> {
                 let point = reset_point::point(build_id, checksum, &id.run_id, event_id, time);
                 reset_point::note(&mut self.visible, point, cx.limits.reset_points);
             }
-            A::WorkflowTaskTimedOutEventAttributes(_) | A::WorkflowTaskFailedEventAttributes(_) => self.task = None,
+            A::WorkflowTaskTimedOutEventAttributes(_) | A::WorkflowTaskFailedEventAttributes(_) => {
+                self.task = None
+            }
 
             A::ActivityTaskScheduledEventAttributes(scheduled) => {
-                let pending = PendingActivity { scheduled, batch_id, cancel_requested_id: 0, started: None };
+                let pending = PendingActivity {
+                    scheduled,
+                    batch_id,
+                    cancel_requested_id: 0,
+                    started: None,
+                };
                 self.activities.insert(event_id, pending);
             }
             A::ActivityTaskStartedEventAttributes(a) => {
@@ -162,7 +202,11 @@ impl<'h> Replay<'h> {
 
             A::TimerStartedEventAttributes(a) => {
                 let fire_time = time.plus(span(&a.start_to_fire_timeout)).0;
-                let timer = Timer { started_id: event_id, timer_id: a.timer_id.clone(), fire_time };
+                let timer = Timer {
+                    started_id: event_id,
+                    timer_id: a.timer_id.clone(),
+                    fire_time,
+                };
                 records.timers.insert(event_id, timer);
             }
             A::TimerFiredEventAttributes(a) => drop(records.timers.remove(&a.started_event_id)),
@@ -175,18 +219,35 @@ impl<'h> Replay<'h> {
             A::ChildWorkflowExecutionStartedEventAttributes(a) => {
                 if let Some(child) = records.children.get_mut(&a.initiated_event_id) {
                     child.started_id = event_id;
-                    child.run_id = a.workflow_execution.as_ref().map_or_else(String::new, |e| e.run_id.clone());
+                    child.run_id = a
+                        .workflow_execution
+                        .as_ref()
+                        .map_or_else(String::new, |e| e.run_id.clone());
                 }
             }
-            A::StartChildWorkflowExecutionFailedEventAttributes(a) => records.end_child(a.initiated_event_id),
-            A::ChildWorkflowExecutionCompletedEventAttributes(a) => records.end_child(a.initiated_event_id),
-            A::ChildWorkflowExecutionFailedEventAttributes(a) => records.end_child(a.initiated_event_id),
-            A::ChildWorkflowExecutionCanceledEventAttributes(a) => records.end_child(a.initiated_event_id),
-            A::ChildWorkflowExecutionTimedOutEventAttributes(a) => records.end_child(a.initiated_event_id),
-            A::ChildWorkflowExecutionTerminatedEventAttributes(a) => records.end_child(a.initiated_event_id),
+            A::StartChildWorkflowExecutionFailedEventAttributes(a) => {
+                records.end_child(a.initiated_event_id)
+            }
+            A::ChildWorkflowExecutionCompletedEventAttributes(a) => {
+                records.end_child(a.initiated_event_id)
+            }
+            A::ChildWorkflowExecutionFailedEventAttributes(a) => {
+                records.end_child(a.initiated_event_id)
+            }
+            A::ChildWorkflowExecutionCanceledEventAttributes(a) => {
+                records.end_child(a.initiated_event_id)
+            }
+            A::ChildWorkflowExecutionTimedOutEventAttributes(a) => {
+                records.end_child(a.initiated_event_id)
+            }
+            A::ChildWorkflowExecutionTerminatedEventAttributes(a) => {
+                records.end_child(a.initiated_event_id)
+            }
 
             A::RequestCancelExternalWorkflowExecutionInitiatedEventAttributes(_) => {
-                records.cancels.insert(event_id, external(event_id, batch_id, cx));
+                records
+                    .cancels
+                    .insert(event_id, external(event_id, batch_id, cx));
             }
             A::RequestCancelExternalWorkflowExecutionFailedEventAttributes(a) => {
                 records.cancels.remove(&a.initiated_event_id);
@@ -195,7 +256,9 @@ impl<'h> Replay<'h> {
                 records.cancels.remove(&a.initiated_event_id);
             }
             A::SignalExternalWorkflowExecutionInitiatedEventAttributes(_) => {
-                records.signals.insert(event_id, external(event_id, batch_id, cx));
+                records
+                    .signals
+                    .insert(event_id, external(event_id, batch_id, cx));
             }
             A::SignalExternalWorkflowExecutionFailedEventAttributes(a) => {
                 records.signals.remove(&a.initiated_event_id);
@@ -216,7 +279,10 @@ impl<'h> Replay<'h> {
             }
             A::UpsertWorkflowSearchAttributesEventAttributes(a) => {
                 if let Some(upserted) = &a.search_attributes {
-                    search_attribute::merge(self.visible.search_attributes.get_or_insert_default(), upserted);
+                    search_attribute::merge(
+                        self.visible.search_attributes.get_or_insert_default(),
+                        upserted,
+                    );
                 }
             }
             A::WorkflowPropertiesModifiedEventAttributes(a) => {
@@ -225,18 +291,30 @@ impl<'h> Replay<'h> {
                 }
             }
             A::WorkflowExecutionOptionsUpdatedEventAttributes(a) => {
-                let Options { priority, attached, callbacks } = Options::of(a, event_id);
+                let Options {
+                    priority,
+                    attached,
+                    callbacks,
+                } = Options::of(a, event_id);
                 if priority.is_some() {
                     self.core.priority_override = priority;
                 }
                 records.attached.extend(attached);
                 self.visible.attached_callbacks.extend(callbacks);
             }
-            A::WorkflowExecutionPausedEventAttributes(_) => self.core.status = Status::Paused as i32,
-            A::WorkflowExecutionUnpausedEventAttributes(_) => self.core.status = Status::Running as i32,
+            A::WorkflowExecutionPausedEventAttributes(_) => {
+                self.core.status = Status::Paused as i32
+            }
+            A::WorkflowExecutionUnpausedEventAttributes(_) => {
+                self.core.status = Status::Running as i32
+            }
 
             A::WorkflowExecutionUpdateAdmittedEventAttributes(a) => {
-                let update_id = a.request.as_ref().and_then(|r| r.meta.as_ref()).map_or("", |m| &m.update_id);
+                let update_id = a
+                    .request
+                    .as_ref()
+                    .and_then(|r| r.meta.as_ref())
+                    .map_or("", |m| &m.update_id);
                 let update = self.update(update_id);
                 update.admitted_id = event_id;
                 update.request = a.request.clone();
@@ -269,7 +347,9 @@ impl<'h> Replay<'h> {
             | A::NexusOperationCancelRequestedEventAttributes(_)
             | A::NexusOperationCancelRequestCompletedEventAttributes(_)
             | A::NexusOperationCancelRequestFailedEventAttributes(_) => {
-                return Err(Error::Unimplemented("a run with Nexus operations cannot be reset by this server".into()));
+                return Err(Error::Unimplemented(
+                    "a run with Nexus operations cannot be reset by this server".into(),
+                ));
             }
 
             A::WorkflowExecutionCompletedEventAttributes(_)
@@ -278,7 +358,9 @@ impl<'h> Replay<'h> {
             | A::WorkflowExecutionTerminatedEventAttributes(_)
             | A::WorkflowExecutionCanceledEventAttributes(_)
             | A::WorkflowExecutionContinuedAsNewEventAttributes(_) => {
-                return Err(Error::DataLoss(format!("event {event_id} closes the run but is not its last")));
+                return Err(Error::DataLoss(format!(
+                    "event {event_id} closes the run but is not its last"
+                )));
             }
         }
         Ok(())
@@ -291,16 +373,26 @@ impl<'h> Replay<'h> {
     /// The record of an update, counted when it is new.
     fn update(&mut self, update_id: &str) -> &mut UpdateRecord {
         let count = &mut self.core.update_count;
-        self.records.updates.entry(update_id.to_owned()).or_insert_with(|| {
-            *count += 1;
-            UpdateRecord { update_id: update_id.to_owned(), ..Default::default() }
-        })
+        self.records
+            .updates
+            .entry(update_id.to_owned())
+            .or_insert_with(|| {
+                *count += 1;
+                UpdateRecord {
+                    update_id: update_id.to_owned(),
+                    ..Default::default()
+                }
+            })
     }
 }
 
 /// The request is sent again under a new id: whether the base's arrived is not known here.
 fn external(initiated_id: i64, initiated_batch_id: i64, cx: &Cx<'_>) -> External {
-    External { initiated_id, initiated_batch_id, request_id: cx.uuid() }
+    External {
+        initiated_id,
+        initiated_batch_id,
+        request_id: cx.uuid(),
+    }
 }
 
 /// What an options updated event changes.
@@ -318,7 +410,11 @@ impl Options {
             event_type: EventType::WorkflowExecutionOptionsUpdated as i32,
             row: 0,
         });
-        Self { priority: a.priority.clone(), attached, callbacks: a.attached_completion_callbacks.clone() }
+        Self {
+            priority: a.priority.clone(),
+            attached,
+            callbacks: a.attached_completion_callbacks.clone(),
+        }
     }
 }
 
@@ -337,12 +433,18 @@ impl Records {
             tx.put_child(child);
         }
         for cancel in self.cancels.into_values() {
-            let entry = Initiated { event_id: cancel.initiated_id, batch_id: cancel.initiated_batch_id };
+            let entry = Initiated {
+                event_id: cancel.initiated_id,
+                batch_id: cancel.initiated_batch_id,
+            };
             tx.put_external_cancel(cancel);
             tx.add_outbox(OutboxItem::CancelExternal(entry));
         }
         for signal in self.signals.into_values() {
-            let entry = Initiated { event_id: signal.initiated_id, batch_id: signal.initiated_batch_id };
+            let entry = Initiated {
+                event_id: signal.initiated_id,
+                batch_id: signal.initiated_batch_id,
+            };
             tx.put_external_signal(signal);
             tx.add_outbox(OutboxItem::SignalExternal(entry));
         }

@@ -18,14 +18,27 @@ use super::*;
 use crate::child::{self, CloseFacts, How};
 use crate::fixture::{Bench, seconds};
 use crate::signal::{Signal, signal};
+use crate::time::Time;
 
 fn request(finish_event_id: i64) -> Request {
-    Request { finish_event_id, reason: "again".into(), request_id: "reset".into(), ..Default::default() }
+    Request {
+        finish_event_id,
+        reason: "again".into(),
+        request_id: "reset".into(),
+        ..Default::default()
+    }
 }
 
 /// Resets an open or closed base that is current; its bench goes on with what it is left as.
 fn reset_base(base: &mut Bench, request: Request) -> Result<Bench, Error> {
-    let outcome = reset(&base.run, &base.history, &[], Some(&base.run), request, &base.cx())?;
+    let outcome = reset(
+        &base.run,
+        &base.history,
+        &[],
+        Some(&base.run),
+        request,
+        &base.cx(),
+    )?;
     let run_id = outcome.reply.unwrap();
     let others = base.take(outcome.transitions);
     assert_eq!(others.len(), 1);
@@ -39,25 +52,37 @@ fn reset_base(base: &mut Bench, request: Request) -> Result<Bench, Error> {
 fn send(bench: &mut Bench, name: &str) {
     let outcome = signal(
         &bench.run,
-        Signal { name: name.into(), request_id: name.into(), ..Default::default() },
+        Signal {
+            name: name.into(),
+            request_id: name.into(),
+            ..Default::default()
+        },
         &bench.cx(),
     );
     bench.apply(outcome.unwrap()).unwrap();
 }
 
 fn timer(id: &str, s: i64) -> C {
-    C::StartTimerCommandAttributes(StartTimerCommandAttributes { timer_id: id.into(), start_to_fire_timeout: seconds(s) })
+    C::StartTimerCommandAttributes(StartTimerCommandAttributes {
+        timer_id: id.into(),
+        start_to_fire_timeout: seconds(s),
+    })
 }
 
 fn cancel_timer(id: &str) -> C {
-    C::CancelTimerCommandAttributes(CancelTimerCommandAttributes { timer_id: id.into() })
+    C::CancelTimerCommandAttributes(CancelTimerCommandAttributes {
+        timer_id: id.into(),
+    })
 }
 
 fn activity(id: &str) -> C {
     C::ScheduleActivityTaskCommandAttributes(ScheduleActivityTaskCommandAttributes {
         activity_id: id.into(),
         activity_type: Some(ActivityType { name: "A".into() }),
-        task_queue: Some(TaskQueue { name: "q".into(), ..Default::default() }),
+        task_queue: Some(TaskQueue {
+            name: "q".into(),
+            ..Default::default()
+        }),
         start_to_close_timeout: seconds(5),
         ..Default::default()
     })
@@ -72,7 +97,9 @@ fn start_child(id: &str) -> C {
 }
 
 fn complete() -> Vec<C> {
-    vec![C::CompleteWorkflowExecutionCommandAttributes(CompleteWorkflowExecutionCommandAttributes::default())]
+    vec![C::CompleteWorkflowExecutionCommandAttributes(
+        CompleteWorkflowExecutionCommandAttributes::default(),
+    )]
 }
 
 fn types(bench: &Bench) -> Vec<E> {
@@ -89,8 +116,8 @@ fn signals(bench: &Bench) -> Vec<String> {
 
 use E::{
     TimerStarted, WorkflowExecutionSignaled as Signaled, WorkflowExecutionStarted as Begun,
-    WorkflowTaskCompleted as Completed, WorkflowTaskFailed as Failed, WorkflowTaskScheduled as Scheduled,
-    WorkflowTaskStarted as Started,
+    WorkflowTaskCompleted as Completed, WorkflowTaskFailed as Failed,
+    WorkflowTaskScheduled as Scheduled, WorkflowTaskStarted as Started,
 };
 
 /// Started 1, task 2-4, timer 5, signal 6, task 7-8 (running), signal buffered.
@@ -104,7 +131,19 @@ fn base() -> Bench {
     send(&mut base, "one");
     base.begin();
     send(&mut base, "two");
-    assert_eq!(types(&base), [Begun, Scheduled, Started, Completed, TimerStarted, Signaled, Scheduled, Started]);
+    assert_eq!(
+        types(&base),
+        [
+            Begun,
+            Scheduled,
+            Started,
+            Completed,
+            TimerStarted,
+            Signaled,
+            Scheduled,
+            Started
+        ]
+    );
     base
 }
 
@@ -114,12 +153,37 @@ fn where_a_run_can_be_reset_to() {
         (0, Err(())),
         (1, Err(())),
         (2, Err(())),
-        (3, Ok(&[Begun, Scheduled, Started, Failed, Signaled, Signaled, Scheduled])),
-        (4, Ok(&[Begun, Scheduled, Started, Failed, Signaled, Signaled, Scheduled])),
+        (
+            3,
+            Ok(&[
+                Begun, Scheduled, Started, Failed, Signaled, Signaled, Scheduled,
+            ]),
+        ),
+        (
+            4,
+            Ok(&[
+                Begun, Scheduled, Started, Failed, Signaled, Signaled, Scheduled,
+            ]),
+        ),
         (5, Err(())),
         (6, Err(())),
         (7, Err(())),
-        (8, Ok(&[Begun, Scheduled, Started, Completed, TimerStarted, Signaled, Scheduled, Started, Failed, Signaled, Scheduled])),
+        (
+            8,
+            Ok(&[
+                Begun,
+                Scheduled,
+                Started,
+                Completed,
+                TimerStarted,
+                Signaled,
+                Scheduled,
+                Started,
+                Failed,
+                Signaled,
+                Scheduled,
+            ]),
+        ),
         (9, Err(())),
     ];
     for (point, expected) in rows {
@@ -131,10 +195,17 @@ fn where_a_run_can_be_reset_to() {
             Ok(expected) => {
                 let new = got.unwrap_or_else(|e| panic!("{point}: {e:?}"));
                 assert_eq!(types(&new), *expected, "{point}");
-                assert_eq!(signals(&new), ["one", "two"], "{point}: in order, the buffered one too");
+                assert_eq!(
+                    signals(&new),
+                    ["one", "two"],
+                    "{point}: in order, the buffered one too"
+                );
                 assert!(points(&base.history).any(|p| p == *point));
                 // The base is terminated, and its buffered signal was not lost.
-                assert_eq!((base.run.status(), signals(&base)), (Status::Terminated, vec!["one".into(), "two".into()]));
+                assert_eq!(
+                    (base.run.status(), signals(&base)),
+                    (Status::Terminated, vec!["one".into(), "two".into()])
+                );
                 let Some(A::WorkflowExecutionTerminatedEventAttributes(a)) =
                     base.last(E::WorkflowExecutionTerminated).attributes
                 else {
@@ -151,19 +222,45 @@ fn what_the_new_run_is() {
     let mut base = base();
     base.wait(20.0);
     let mut new = reset_base(&mut base, request(4)).unwrap();
-    let Some(A::WorkflowTaskFailedEventAttributes(failed)) = new.last(Failed).attributes else { panic!() };
-    assert_eq!((failed.base_run_id.as_str(), failed.new_run_id.as_str()), ("first", &*new.run.id.run_id));
+    let Some(A::WorkflowTaskFailedEventAttributes(failed)) = new.last(Failed).attributes else {
+        panic!()
+    };
+    assert_eq!(
+        (failed.base_run_id.as_str(), failed.new_run_id.as_str()),
+        ("first", &*new.run.id.run_id)
+    );
     assert_eq!((failed.scheduled_event_id, failed.started_event_id), (2, 3));
     assert_eq!(failed.cause(), WorkflowTaskFailedCause::ResetWorkflow);
-    assert!(matches!(failed.failure.unwrap().failure_info, Some(FailureInfo::ResetWorkflowFailureInfo(_))));
+    assert!(matches!(
+        failed.failure.unwrap().failure_info,
+        Some(FailureInfo::ResetWorkflowFailureInfo(_))
+    ));
 
     let core = &new.run.core;
-    assert_eq!((new.run.first_run_id(), &*new.run.start().original_execution_run_id), ("first", "first"));
-    assert_eq!((core.start_time, core.last_reset_time), (base.now.0, base.now.0));
+    assert_eq!(
+        (
+            new.run.first_run_id(),
+            &*new.run.start().original_execution_run_id
+        ),
+        ("first", "first")
+    );
+    assert_eq!(
+        (core.start_time, core.last_reset_time),
+        (base.now.0, base.now.0)
+    );
     assert_eq!(core.run_expiration - base.now.0, 100_000_000_000);
-    assert_eq!(core.execution_expiration - base.now.0, 1000_000_000_000);
-    assert_eq!((core.create_request_id.as_str(), core.signal_count), ("create", 2));
-    assert_eq!((core.last_completed_started_id, core.workflow_task.as_ref().unwrap().attempt), (0, 1));
+    assert_eq!(core.execution_expiration - base.now.0, 1_000_000_000_000);
+    assert_eq!(
+        (core.create_request_id.as_str(), core.signal_count),
+        ("create", 2)
+    );
+    assert_eq!(
+        (
+            core.last_completed_started_id,
+            core.workflow_task.as_ref().unwrap().attempt
+        ),
+        (0, 1)
+    );
     let bytes: usize = new.history.iter().map(|b| b.bytes.len()).sum();
     assert_eq!(core.history_size, bytes as i64);
     assert!(new.run.timers.is_empty(), "the timer came later");
@@ -184,7 +281,10 @@ fn timers_run_on() {
         let timer = new.run.timers.values().next().unwrap().clone();
         assert_eq!((timer.started_id, timer.timer_id.as_str()), (5, "t"));
         assert_eq!(Time(timer.fire_time).since(new.now).as_secs(), due);
-        assert!(Time(new.run.core.stored_due) <= Time(timer.fire_time), "the store wakes the run in time");
+        assert!(
+            Time(new.run.core.stored_due) <= Time(timer.fire_time),
+            "the store wakes the run in time"
+        );
         new.wait(due as f64);
         let outcome = crate::deadline::fire(&new.run, &new.cx());
         new.apply(outcome).unwrap();
@@ -197,41 +297,80 @@ fn timers_run_on() {
     }
 }
 
-use crate::time::Time;
-
 #[test]
 fn pending_activities_begin_anew() {
     let mut base = Bench::new();
     base.task(vec![activity("a"), activity("b")]).unwrap();
     let b = base.run.activity_ids["b"];
-    let done = activity::Complete { activity: activity::ActivityRef::ById { activity_id: "b".into() }, result: None, identity: "w".into(), worker_version: None };
+    let done = activity::Complete {
+        activity: activity::ActivityRef::ById {
+            activity_id: "b".into(),
+        },
+        result: None,
+        identity: "w".into(),
+        worker_version: None,
+    };
     let outcome = activity::complete(&base.run, done, &base.cx()).unwrap();
     base.apply(outcome).unwrap();
     base.task(complete()).unwrap();
     base.wait(30.0);
     // The second workflow task saw that b was done.
     let point = base.last(Started).event_id + 1;
-    let outcome = reset(&base.run, &base.history, &[], Some(&base.run), request(point), &base.cx()).unwrap();
+    let outcome = reset(
+        &base.run,
+        &base.history,
+        &[],
+        Some(&base.run),
+        request(point),
+        &base.cx(),
+    )
+    .unwrap();
     let created = outcome.transitions.last().unwrap();
-    let queues: Vec<_> = created.tasks_added.iter().map(|t| (t.kind, t.place.queue.as_str())).collect();
+    let queues: Vec<_> = created
+        .tasks_added
+        .iter()
+        .map(|t| (t.kind, t.place.queue.as_str()))
+        .collect();
     use crate::TaskKind::{Activity, Workflow};
     assert_eq!(queues, [(Activity, "q"), (Workflow, "queue")]);
     let new = &created.run;
     assert!(!new.activities.contains_key(&b));
     let a = new.activities.values().next().unwrap();
-    assert_eq!((a.activity_id.as_str(), a.attempt, a.first_scheduled_time, a.scheduled_batch_id), ("a", 1, base.now.0, 4));
-    assert_eq!(base.run.status(), Status::Completed, "a closed base stays as it closed");
+    assert_eq!(
+        (
+            a.activity_id.as_str(),
+            a.attempt,
+            a.first_scheduled_time,
+            a.scheduled_batch_id
+        ),
+        ("a", 1, base.now.0, 4)
+    );
+    assert_eq!(
+        base.run.status(),
+        Status::Completed,
+        "a closed base stays as it closed"
+    );
 }
 
 fn closed_child(bench: &mut Bench, initiated_id: i64) {
-    let execution = WorkflowExecution { workflow_id: "child".into(), run_id: "c1".into() };
-    let facts = CloseFacts { execution, first_run_id: "c1".into(), how: How::Terminated };
+    let execution = WorkflowExecution {
+        workflow_id: "child".into(),
+        run_id: "c1".into(),
+    };
+    let facts = CloseFacts {
+        execution,
+        first_run_id: "c1".into(),
+        how: How::Terminated,
+    };
     let outcome = child::closed(&bench.run, initiated_id, facts, &bench.cx()).unwrap();
     bench.apply(outcome).unwrap();
 }
 
 fn started_child(bench: &mut Bench, initiated: &HistoryEvent) {
-    let Some(A::StartChildWorkflowExecutionInitiatedEventAttributes(a)) = &initiated.attributes else { panic!() };
+    let Some(A::StartChildWorkflowExecutionInitiatedEventAttributes(a)) = &initiated.attributes
+    else {
+        panic!()
+    };
     let outcome = child::started(&bench.run, initiated.event_id, a, "c1", 1, &bench.cx());
     bench.apply(outcome).unwrap();
 }
@@ -243,7 +382,16 @@ fn children_stay_connected() {
         // started later, closed later; events re-applied; children left, and one is to be started.
         (false, false, &[], 1, true),
         (true, false, &[E::ChildWorkflowExecutionStarted], 1, false),
-        (true, true, &[E::ChildWorkflowExecutionStarted, E::ChildWorkflowExecutionTerminated], 0, false),
+        (
+            true,
+            true,
+            &[
+                E::ChildWorkflowExecutionStarted,
+                E::ChildWorkflowExecutionTerminated,
+            ],
+            0,
+            false,
+        ),
     ];
     for (starts, closes, applied, left, to_start) in rows {
         let mut base = Bench::new();
@@ -263,9 +411,17 @@ fn children_stay_connected() {
         let expected: Vec<E> = [&[Failed], applied, &[Scheduled]].concat();
         assert_eq!(types(&new)[point as usize - 1..], expected);
         assert_eq!(new.run.children.len(), left);
-        assert_eq!(matches!(&new.items()[..], [OutboxItem::StartChild(i)] if i.event_id == initiated.event_id), to_start);
+        assert_eq!(
+            matches!(&new.items()[..], [OutboxItem::StartChild(i)] if i.event_id == initiated.event_id),
+            to_start
+        );
         // No close policy is applied to what the new run has taken over.
-        assert!(!base.items().iter().any(|i| matches!(i, OutboxItem::ParentClosed(_) | OutboxItem::ChildClosed(_))));
+        assert!(
+            !base
+                .items()
+                .iter()
+                .any(|i| matches!(i, OutboxItem::ParentClosed(_) | OutboxItem::ChildClosed(_)))
+        );
         if left == 1 && !to_start {
             closed_child(&mut new, initiated.event_id);
             new.last(E::ChildWorkflowExecutionTerminated);
@@ -281,38 +437,67 @@ fn a_child_that_the_base_had_created_is_found_again() {
     send(&mut base, "s");
     base.begin();
     let created = child::start_request(&base.run, &initiated, &base.cx()).unwrap();
-    let child = crate::start::create(created, &base.cx()).into_transitions().remove(0).run;
+    let child = crate::start::create(created, &base.cx())
+        .into_transitions()
+        .remove(0)
+        .run;
     let point = base.last(Started).event_id;
     let new = reset_base(&mut base, request(point)).unwrap();
     let unknown = |_: &str| None;
-    assert!(child::reconnects(&new.run, initiated.event_id, &child, unknown));
+    assert!(child::reconnects(
+        &new.run,
+        initiated.event_id,
+        &child,
+        unknown
+    ));
     assert!(!child::reconnects(&new.run, 99, &child, unknown));
-    assert!(!child::reconnects(&base.run, initiated.event_id, &child, unknown), "only a reset run reconnects");
-    assert!(!child::reconnects(&new.run, initiated.event_id, &Bench::new().run, unknown));
+    assert!(
+        !child::reconnects(&base.run, initiated.event_id, &child, unknown),
+        "only a reset run reconnects"
+    );
+    assert!(!child::reconnects(
+        &new.run,
+        initiated.event_id,
+        &Bench::new().run,
+        unknown
+    ));
 }
 
 #[test]
 fn unanswered_requests_are_sent_again() {
     let mut base = Bench::new();
-    let execution = WorkflowExecution { workflow_id: "target".into(), run_id: String::new() };
-    base.task(vec![C::SignalExternalWorkflowExecutionCommandAttributes(SignalExternalWorkflowExecutionCommandAttributes {
-        execution: Some(execution),
-        signal_name: "s".into(),
-        ..Default::default()
-    })])
+    let execution = WorkflowExecution {
+        workflow_id: "target".into(),
+        run_id: String::new(),
+    };
+    base.task(vec![C::SignalExternalWorkflowExecutionCommandAttributes(
+        SignalExternalWorkflowExecutionCommandAttributes {
+            execution: Some(execution),
+            signal_name: "s".into(),
+            ..Default::default()
+        },
+    )])
     .unwrap();
     send(&mut base, "wake");
     base.begin();
     let point = base.last(Started).event_id;
     let new = reset_base(&mut base, request(point)).unwrap();
-    assert!(matches!(&new.items()[..], [OutboxItem::SignalExternal(i)] if i.event_id == 5 && i.batch_id == 4));
+    assert!(
+        matches!(&new.items()[..], [OutboxItem::SignalExternal(i)] if i.event_id == 5 && i.batch_id == 4)
+    );
     assert_eq!(new.run.external_signals.len(), 1);
 }
 
 fn accepted(id: &str) -> HistoryEvent {
     let request = UpdateRequest {
-        meta: Some(Meta { update_id: id.into(), identity: String::new() }),
-        input: Some(Input { name: "u".into(), ..Default::default() }),
+        meta: Some(Meta {
+            update_id: id.into(),
+            identity: String::new(),
+        }),
+        input: Some(Input {
+            name: "u".into(),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     HistoryEvent {
@@ -343,9 +528,31 @@ fn write(bench: &mut Bench, events: Vec<HistoryEvent>) {
 fn updates_are_admitted_again() {
     let rows = [
         (Exclude::default(), vec!["one"], vec!["before", "u", "v"]),
-        (Exclude { signals: true, ..Default::default() }, vec![], vec!["before", "u", "v"]),
-        (Exclude { updates: true, ..Default::default() }, vec!["one"], vec!["before"]),
-        (Exclude { signals: true, updates: true, everything: true }, vec![], vec!["before"]),
+        (
+            Exclude {
+                signals: true,
+                ..Default::default()
+            },
+            vec![],
+            vec!["before", "u", "v"],
+        ),
+        (
+            Exclude {
+                updates: true,
+                ..Default::default()
+            },
+            vec!["one"],
+            vec!["before"],
+        ),
+        (
+            Exclude {
+                signals: true,
+                updates: true,
+                everything: true,
+            },
+            vec![],
+            vec!["before"],
+        ),
     ];
     for (exclude, sent, updates) in rows {
         let mut base = Bench::new();
@@ -361,15 +568,37 @@ fn updates_are_admitted_again() {
         wake(&mut base);
         base.task(Vec::new()).unwrap();
         let point = base.last(Completed).event_id;
-        write(&mut base, vec![accepted("u"), accepted("before"), accepted("v"), accepted("u")]);
+        write(
+            &mut base,
+            vec![
+                accepted("u"),
+                accepted("before"),
+                accepted("v"),
+                accepted("u"),
+            ],
+        );
         send(&mut base, "one");
-        let new = reset_base(&mut base, Request { exclude, ..request(point) }).unwrap();
+        let new = reset_base(
+            &mut base,
+            Request {
+                exclude,
+                ..request(point)
+            },
+        )
+        .unwrap();
         assert_eq!(signals(&new), sent, "{exclude:?}");
         let known: Vec<_> = new.run.updates.keys().cloned().collect();
         assert_eq!(known, updates, "{exclude:?}");
         assert_eq!(new.run.core.update_count, updates.len() as i64);
-        let admitted = types(&new).iter().filter(|t| **t == E::WorkflowExecutionUpdateAdmitted).count();
-        assert_eq!(admitted, updates.len() - 1, "what was accepted before the point stays accepted");
+        let admitted = types(&new)
+            .iter()
+            .filter(|t| **t == E::WorkflowExecutionUpdateAdmitted)
+            .count();
+        assert_eq!(
+            admitted,
+            updates.len() - 1,
+            "what was accepted before the point stays accepted"
+        );
         let mut live: Vec<_> = new.run.volatile.updates.values().cloned().collect();
         live.sort_by_key(|u| u.seq);
         let ids: Vec<_> = live.iter().map(|u| u.update_id.as_str()).collect();
@@ -381,8 +610,8 @@ fn updates_are_admitted_again() {
 #[test]
 fn excludes_from_requests() {
     use ResetReapplyType as T;
-    let all = [1, 2, 3, 4];
-    let rows: &[(&[i32], T, (bool, bool, bool))] = &[
+    type Row = (&'static [i32], T, (bool, bool, bool));
+    let rows: &[Row] = &[
         (&[], T::Unspecified, (false, false, false)),
         (&[], T::AllEligible, (false, false, false)),
         (&[1], T::Unspecified, (true, false, false)),
@@ -390,10 +619,17 @@ fn excludes_from_requests() {
         (&[], T::Signal, (false, true, false)),
         (&[], T::None, (true, true, false)),
         (&[3, 4], T::None, (true, true, true)),
-        (&all, T::Unspecified, (true, true, true)),
+        (&[1, 2, 3, 4], T::Unspecified, (true, true, true)),
     ];
     for (types, reapply, (signals, updates, everything)) in rows {
-        assert_eq!(Exclude::of(types, *reapply), Exclude { signals: *signals, updates: *updates, everything: *everything });
+        assert_eq!(
+            Exclude::of(types, *reapply),
+            Exclude {
+                signals: *signals,
+                updates: *updates,
+                everything: *everything
+            }
+        );
     }
 }
 
@@ -403,26 +639,61 @@ fn excludes_from_requests() {
 fn a_chain() {
     let mut base = Bench::new();
     let others = base
-        .task(vec![C::ContinueAsNewWorkflowExecutionCommandAttributes(ContinueAsNewWorkflowExecutionCommandAttributes::default())])
+        .task(vec![C::ContinueAsNewWorkflowExecutionCommandAttributes(
+            ContinueAsNewWorkflowExecutionCommandAttributes::default(),
+        )])
         .unwrap();
     let mut next = base.of(&others[0]);
     assert_eq!(continued_in(&base.history), Some(&*next.run.id.run_id));
     send(&mut next, "later");
     let run_id = next.run.id.run_id.to_string();
-    let later = [LaterRun { run_id: &run_id, history: &next.history }];
-    let outcome = reset(&base.run, &base.history, &later, Some(&next.run), request(4), &base.cx()).unwrap();
-    let [current, marked, created] = &outcome.transitions[..] else { panic!() };
-    assert_eq!((&*current.run.id.run_id, current.run.status()), (run_id.as_str(), Status::Terminated));
-    assert_eq!((marked.run.id.no, marked.run.status()), (1, Status::ContinuedAsNew));
+    let later = [LaterRun {
+        run_id: &run_id,
+        history: &next.history,
+    }];
+    let outcome = reset(
+        &base.run,
+        &base.history,
+        &later,
+        Some(&next.run),
+        request(4),
+        &base.cx(),
+    )
+    .unwrap();
+    let [current, marked, created] = &outcome.transitions[..] else {
+        panic!()
+    };
+    assert_eq!(
+        (&*current.run.id.run_id, current.run.status()),
+        (run_id.as_str(), Status::Terminated)
+    );
+    assert_eq!(
+        (marked.run.id.no, marked.run.status()),
+        (1, Status::ContinuedAsNew)
+    );
     assert_eq!(marked.run.core.reset_run_id, *created.run.id.run_id);
     assert_eq!(current.run.core.reset_run_id, "");
     let new = base.of(created);
     assert_eq!(signals(&new), ["later"]);
-    assert_eq!(types(&new), [Begun, Scheduled, Started, Failed, Signaled, Scheduled]);
+    assert_eq!(
+        types(&new),
+        [Begun, Scheduled, Started, Failed, Signaled, Scheduled]
+    );
 
     // A repeat of the request is answered with the run that it made.
-    let again = reset(&base.run, &base.history, &later, Some(&created.run), request(4), &base.cx()).unwrap();
-    assert_eq!((again.reply.unwrap().as_str(), again.transitions.len()), (&*created.run.id.run_id, 0));
+    let again = reset(
+        &base.run,
+        &base.history,
+        &later,
+        Some(&created.run),
+        request(4),
+        &base.cx(),
+    )
+    .unwrap();
+    assert_eq!(
+        (again.reply.unwrap().as_str(), again.transitions.len()),
+        (&*created.run.id.run_id, 0)
+    );
     // Without a current run (it was deleted) there is nothing to terminate.
     let outcome = reset(&base.run, &base.history, &[], None, request(4), &base.cx()).unwrap();
     assert_eq!(outcome.transitions.len(), 2);
@@ -432,53 +703,98 @@ fn a_chain() {
 fn the_point_may_cut_a_batch() {
     // An eager start writes the first task into the first batch: 1, 2, 3.
     let mut base = Bench::new();
-    let first = base.history.remove(0);
-    assert_eq!(first.events.len(), 2);
-    base.history.insert(0, first);
-    let mut new = reset_base(&mut base, request(2 + 1)).err();
-    assert!(matches!(new.take(), Some(Error::InvalidArgument(_))), "event 3 is not there yet");
+    let early = reset_base(&mut base, request(3)).err();
+    assert!(
+        matches!(early, Some(Error::InvalidArgument(_))),
+        "event 3 is not there yet"
+    );
     base.begin();
     let batches = std::mem::take(&mut base.history);
     let events: Vec<_> = batches.iter().flat_map(|b| b.events.clone()).collect();
-    base.history = vec![Arc::new(Batch { first_event_id: 1, last_event_id: 3, events, bytes: Default::default() })];
-    let outcome = reset(&base.run, &base.history, &[], Some(&base.run), request(3), &base.cx()).unwrap();
+    base.history = vec![Arc::new(Batch {
+        first_event_id: 1,
+        last_event_id: 3,
+        events,
+        bytes: Default::default(),
+    })];
+    let outcome = reset(
+        &base.run,
+        &base.history,
+        &[],
+        Some(&base.run),
+        request(3),
+        &base.cx(),
+    )
+    .unwrap();
     let created = outcome.transitions.last().unwrap();
-    assert_eq!(created.copy_history, None, "there is no whole batch below the point");
+    assert_eq!(
+        created.copy_history, None,
+        "there is no whole batch below the point"
+    );
     let new = base.of(created);
     assert_eq!(types(&new), [Begun, Scheduled, Started, Failed, Scheduled]);
     new.check_history();
-    let Some(A::WorkflowTaskStartedEventAttributes(a)) = new.last(Started).attributes else { panic!() };
-    assert_eq!((a.scheduled_event_id, a.identity.as_str()), (2, ENGINE_IDENTITY));
+    let Some(A::WorkflowTaskStartedEventAttributes(a)) = new.last(Started).attributes else {
+        panic!()
+    };
+    assert_eq!(
+        (a.scheduled_event_id, a.identity.as_str()),
+        (2, ENGINE_IDENTITY)
+    );
 }
 
 #[test]
 fn a_broken_history_is_found() {
     let mut base = base();
     base.history.remove(1);
-    assert!(matches!(reset_base(&mut base, request(8)), Err(Error::DataLoss(_))));
+    assert!(matches!(
+        reset_base(&mut base, request(8)),
+        Err(Error::DataLoss(_))
+    ));
 }
 
 /// A reset run has the state that the base had when the task began.
 #[test]
 fn replay_agrees_with_the_live_run() {
     use tidemill_proto::api::command::v1::{
-        ModifyWorkflowPropertiesCommandAttributes, RequestCancelExternalWorkflowExecutionCommandAttributes,
+        ModifyWorkflowPropertiesCommandAttributes,
+        RequestCancelExternalWorkflowExecutionCommandAttributes,
     };
     use tidemill_proto::api::common::v1::{Memo, Payload};
     let memo = |data: &str| {
-        let payload = Payload { data: data.into(), ..Default::default() };
-        let memo = Memo { fields: [("m".to_owned(), payload)].into() };
-        C::ModifyWorkflowPropertiesCommandAttributes(ModifyWorkflowPropertiesCommandAttributes { upserted_memo: Some(memo) })
-    };
-    let cancel = |id: &str| {
-        C::RequestCancelExternalWorkflowExecutionCommandAttributes(RequestCancelExternalWorkflowExecutionCommandAttributes {
-            workflow_id: id.into(),
+        let payload = Payload {
+            data: data.into(),
             ..Default::default()
+        };
+        let memo = Memo {
+            fields: [("m".to_owned(), payload)].into(),
+        };
+        C::ModifyWorkflowPropertiesCommandAttributes(ModifyWorkflowPropertiesCommandAttributes {
+            upserted_memo: Some(memo),
         })
     };
+    let cancel = |id: &str| {
+        C::RequestCancelExternalWorkflowExecutionCommandAttributes(
+            RequestCancelExternalWorkflowExecutionCommandAttributes {
+                workflow_id: id.into(),
+                ..Default::default()
+            },
+        )
+    };
     let steps: Vec<Vec<C>> = vec![
-        vec![timer("a", 60), activity("a"), memo("1"), start_child("child"), cancel("x")],
-        vec![cancel_timer("a"), timer("b", 1), timer("c", 90), activity("b")],
+        vec![
+            timer("a", 60),
+            activity("a"),
+            memo("1"),
+            start_child("child"),
+            cancel("x"),
+        ],
+        vec![
+            cancel_timer("a"),
+            timer("b", 1),
+            timer("c", 90),
+            activity("b"),
+        ],
         vec![memo("2"), start_child("other"), cancel("y")],
         vec![timer("a", 5), memo("null")],
         Vec::new(),
@@ -489,29 +805,65 @@ fn replay_agrees_with_the_live_run() {
         let old = &base.run.clone();
         base.end(&task, commands).unwrap();
         let point = base.last(Completed).event_id;
-        let request = Request { exclude: Exclude { everything: true, ..Default::default() }, ..request(point) };
+        let request = Request {
+            exclude: Exclude {
+                everything: true,
+                ..Default::default()
+            },
+            ..request(point)
+        };
         let outcome = reset(&base.run, &base.history, &[], None, request, &base.cx()).unwrap();
         let new = &outcome.transitions.last().unwrap().run;
         assert_eq!(new.timers, old.timers, "step {i}");
-        assert_eq!(new.deadlines.iter().filter(|d| matches!(d.1, crate::run::Deadline::Timer(_))).count(), old.timers.len());
+        assert_eq!(
+            new.deadlines
+                .iter()
+                .filter(|d| matches!(d.1, crate::run::Deadline::Timer(_)))
+                .count(),
+            old.timers.len()
+        );
         assert_eq!(new.activity_ids, old.activity_ids, "step {i}");
-        assert!(new.external_cancels.keys().eq(old.external_cancels.keys()), "step {i}");
+        assert!(
+            new.external_cancels.keys().eq(old.external_cancels.keys()),
+            "step {i}"
+        );
         assert!(new.signal_ids.keys().eq(old.signal_ids.keys()), "step {i}");
         let shape = |r: &Run| -> Vec<_> {
-            r.children.values().map(|c| crate::model::Child { create_request_id: String::new(), ..(**c).clone() }).collect()
+            r.children
+                .values()
+                .map(|c| crate::model::Child {
+                    create_request_id: String::new(),
+                    ..(**c).clone()
+                })
+                .collect()
         };
         assert_eq!(shape(new), shape(old), "step {i}");
-        assert_eq!(new.visible.memo.clone().unwrap_or_default(), old.visible.memo.clone().unwrap_or_default(), "step {i}");
+        assert_eq!(
+            new.visible.memo.clone().unwrap_or_default(),
+            old.visible.memo.clone().unwrap_or_default(),
+            "step {i}"
+        );
         let facts = |r: &Run| {
             let c = &r.core;
-            (c.signal_count, c.cancel_requested, c.cancel_requested_id, c.last_completed_id, c.last_completed_started_id, c.update_count)
+            (
+                c.signal_count,
+                c.cancel_requested,
+                c.cancel_requested_id,
+                c.last_completed_id,
+                c.last_completed_started_id,
+                c.update_count,
+            )
         };
         assert_eq!(facts(new), facts(old), "step {i}");
 
         if i == 0 {
             let initiated = base.last(E::StartChildWorkflowExecutionInitiated);
             started_child(&mut base, &initiated);
-            let cancel = crate::cancel::request(&base.run, crate::cancel::CancelRequest::default(), &base.cx());
+            let cancel = crate::cancel::request(
+                &base.run,
+                crate::cancel::CancelRequest::default(),
+                &base.cx(),
+            );
             base.apply(cancel).unwrap();
         }
         if i == 1 {

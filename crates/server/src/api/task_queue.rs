@@ -8,8 +8,9 @@ use tidemill_proto::api::enums::v1::{
     BuildIdTaskReachability, DescribeTaskQueueMode, RateLimitSource, TaskQueueKind, TaskQueueType,
 };
 use tidemill_proto::api::taskqueue::v1::{
-    ConfigMetadata, PollerInfo, RateLimit, RateLimitConfig, TaskIdBlock, TaskQueueConfig, TaskQueuePartitionMetadata,
-    TaskQueueStats, TaskQueueStatus, TaskQueueTypeInfo, TaskQueueVersionInfo, TaskQueueVersionSelection,
+    ConfigMetadata, PollerInfo, RateLimit, RateLimitConfig, TaskIdBlock, TaskQueueConfig,
+    TaskQueuePartitionMetadata, TaskQueueStats, TaskQueueStatus, TaskQueueTypeInfo,
+    TaskQueueVersionInfo, TaskQueueVersionSelection,
 };
 use tidemill_proto::api::workflowservice::v1::describe_task_queue_response::EffectiveRateLimit;
 use tidemill_proto::api::workflowservice::v1::{
@@ -41,11 +42,18 @@ impl Server {
         let asked = request.task_queue.clone().unwrap_or_default();
         if request.api_mode() == DescribeTaskQueueMode::Enhanced {
             if asked.kind() == TaskQueueKind::Sticky {
-                return Err(Error::invalid("Enhanced DescribeTaskQueue is not valid for a sticky queue."));
+                return Err(Error::invalid(
+                    "Enhanced DescribeTaskQueue is not valid for a sticky queue.",
+                ));
             }
-            let types = request.task_queue_types().map(|kind| (kind, self.queue_info(namespace, &asked.name, kind)));
+            let types = request
+                .task_queue_types()
+                .map(|kind| (kind, self.queue_info(namespace, &asked.name, kind)));
             let versions_info = versions_info(&request, &types.collect::<Vec<_>>());
-            return Ok(DescribeTaskQueueResponse { versions_info, ..Default::default() });
+            return Ok(DescribeTaskQueueResponse {
+                versions_info,
+                ..Default::default()
+            });
         }
         let info = self.queue_info(namespace, &asked.name, request.task_queue_type());
         Ok(default_mode(&request, info))
@@ -59,7 +67,10 @@ impl Server {
         _call: Call,
     ) -> Result<ListTaskQueuePartitionsResponse, Error> {
         let key = request.task_queue.unwrap_or_default().name;
-        let partitions = vec![TaskQueuePartitionMetadata { key, ..Default::default() }];
+        let partitions = vec![TaskQueuePartitionMetadata {
+            key,
+            ..Default::default()
+        }];
         Ok(ListTaskQueuePartitionsResponse {
             activity_task_queue_partitions: partitions.clone(),
             workflow_task_queue_partitions: partitions,
@@ -80,7 +91,9 @@ impl Server {
             || !request.set_fairness_weight_overrides.is_empty()
             || !request.unset_fairness_weight_overrides.is_empty();
         if fairness {
-            return Err(Error::Unimplemented("settings of fairness keys are not supported yet".into()));
+            return Err(Error::Unimplemented(
+                "settings of fairness keys are not supported yet".into(),
+            ));
         }
         let queue = match request.task_queue_type() {
             TaskQueueType::Activity => queue_name(namespace, &request.task_queue, ACTIVITY_QUEUE),
@@ -88,16 +101,24 @@ impl Server {
                 queue_name(namespace, &request.task_queue, WORKFLOW_QUEUE)
             }
             TaskQueueType::Workflow => {
-                return Err(Error::invalid("Setting rate limit on workflow task queues is not allowed."));
+                return Err(Error::invalid(
+                    "Setting rate limit on workflow task queues is not allowed.",
+                ));
             }
             TaskQueueType::Nexus => {
-                return Err(Error::Unimplemented("Nexus task queues are not supported yet".into()));
+                return Err(Error::Unimplemented(
+                    "Nexus task queues are not supported yet".into(),
+                ));
             }
-            TaskQueueType::Unspecified => return Err(Error::invalid("TaskQueueType is not set on request.")),
+            TaskQueueType::Unspecified => {
+                return Err(Error::invalid("TaskQueueType is not set on request."));
+            }
         };
         let update = request.update_queue_rate_limit;
         if let Some(update) = &update {
-            let per_second = update.rate_limit.map(|limit| f64::from(limit.requests_per_second));
+            let per_second = update
+                .rate_limit
+                .map(|limit| f64::from(limit.requests_per_second));
             self.core.matching.set_rate_limit(&queue, per_second);
         }
         let mut config = config(&self.core.matching.describe(&queue));
@@ -108,7 +129,9 @@ impl Server {
                 update_time: now().proto_opt(),
             });
         }
-        Ok(UpdateTaskQueueConfigResponse { config: Some(config) })
+        Ok(UpdateTaskQueueConfigResponse {
+            config: Some(config),
+        })
     }
 
     fn queue_info(&self, namespace: &Namespace, name: &str, kind: TaskQueueType) -> QueueInfo {
@@ -118,21 +141,37 @@ impl Server {
             // Nobody polls such queues yet.
             TaskQueueType::Nexus => return QueueInfo::default(),
         };
-        self.core.matching.describe(&queue_name(namespace, name, kind))
+        self.core
+            .matching
+            .describe(&queue_name(namespace, name, kind))
     }
 }
 
 fn queue_name(namespace: &Namespace, name: &str, kind: u8) -> QueueName {
-    QueueName { namespace: namespace.id, name: name.into(), kind }
+    QueueName {
+        namespace: namespace.id,
+        name: name.into(),
+        kind,
+    }
 }
 
-#[expect(deprecated, reason = "`task_queue_status` is deprecated and still asked for")]
+#[expect(
+    deprecated,
+    reason = "`task_queue_status` is deprecated and still asked for"
+)]
 fn default_mode(request: &DescribeTaskQueueRequest, info: QueueInfo) -> DescribeTaskQueueResponse {
     let rate = info.effective_rate;
-    let by_priority = info.stats_by_priority.iter().map(|(priority, s)| (i32::from(*priority), stats(s)));
+    let by_priority = info
+        .stats_by_priority
+        .iter()
+        .map(|(priority, s)| (i32::from(*priority), stats(s)));
     DescribeTaskQueueResponse {
         stats: request.report_stats.then(|| stats(&info.stats)),
-        stats_by_priority_key: if request.report_stats { by_priority.collect() } else { HashMap::new() },
+        stats_by_priority_key: if request.report_stats {
+            by_priority.collect()
+        } else {
+            HashMap::new()
+        },
         config: request.report_config.then(|| config(&info)),
         effective_rate_limit: rate.map(|rate| EffectiveRateLimit {
             requests_per_second: rate.per_second as f32,
@@ -155,47 +194,80 @@ fn default_mode(request: &DescribeTaskQueueRequest, info: QueueInfo) -> Describe
 
 /// The enhanced mode's answer: the unversioned queue, and an empty one for each build id that was
 /// asked for.
-#[expect(deprecated, reason = "the enhanced mode is deprecated and still served")]
+#[expect(
+    deprecated,
+    reason = "the enhanced mode is deprecated and still served"
+)]
 fn versions_info(
     request: &DescribeTaskQueueRequest,
     types: &[(TaskQueueType, QueueInfo)],
 ) -> HashMap<String, TaskQueueVersionInfo> {
-    let nothing: Vec<_> = types.iter().map(|(kind, _)| (*kind, QueueInfo::default())).collect();
-    let unversioned = TaskQueueVersionSelection { unversioned: true, ..Default::default() };
-    let selection = request.versions.as_ref().unwrap_or(&unversioned);
-    let of_build_ids = selection
-        .build_ids
+    let nothing: Vec<_> = types
         .iter()
-        .map(|id| (id.clone(), version_info(request, &nothing, BuildIdTaskReachability::Unreachable)));
+        .map(|(kind, _)| (*kind, QueueInfo::default()))
+        .collect();
+    let unversioned = TaskQueueVersionSelection {
+        unversioned: true,
+        ..Default::default()
+    };
+    let selection = request.versions.as_ref().unwrap_or(&unversioned);
+    let of_build_ids = selection.build_ids.iter().map(|id| {
+        (
+            id.clone(),
+            version_info(request, &nothing, BuildIdTaskReachability::Unreachable),
+        )
+    });
     let mut versions: HashMap<_, _> = of_build_ids.collect();
     if selection.unversioned || selection.all_active {
-        versions.insert(String::new(), version_info(request, types, BuildIdTaskReachability::Reachable));
+        versions.insert(
+            String::new(),
+            version_info(request, types, BuildIdTaskReachability::Reachable),
+        );
     }
     versions
 }
 
-#[expect(deprecated, reason = "the enhanced mode is deprecated and still served")]
+#[expect(
+    deprecated,
+    reason = "the enhanced mode is deprecated and still served"
+)]
 fn version_info(
     request: &DescribeTaskQueueRequest,
     types: &[(TaskQueueType, QueueInfo)],
     reachability: BuildIdTaskReachability,
 ) -> TaskQueueVersionInfo {
     let type_info = |info: &QueueInfo| TaskQueueTypeInfo {
-        pollers: if request.report_pollers { info.pollers.iter().cloned().map(poller).collect() } else { Vec::new() },
+        pollers: if request.report_pollers {
+            info.pollers.iter().cloned().map(poller).collect()
+        } else {
+            Vec::new()
+        },
         stats: request.report_stats.then(|| stats(&info.stats)),
     };
-    let reported = if request.report_task_reachability { reachability } else { BuildIdTaskReachability::Unspecified };
+    let reported = if request.report_task_reachability {
+        reachability
+    } else {
+        BuildIdTaskReachability::Unspecified
+    };
     TaskQueueVersionInfo {
-        types_info: types.iter().map(|(kind, info)| (*kind as i32, type_info(info))).collect(),
+        types_info: types
+            .iter()
+            .map(|(kind, info)| (*kind as i32, type_info(info)))
+            .collect(),
         task_reachability: reported as i32,
     }
 }
 
 /// What operators set on the queue.
 fn config(info: &QueueInfo) -> TaskQueueConfig {
-    let limit = info.api_rate.map(|rate| RateLimit { requests_per_second: rate as f32 });
+    let limit = info.api_rate.map(|rate| RateLimit {
+        requests_per_second: rate as f32,
+    });
     TaskQueueConfig {
-        queue_rate_limit: limit.map(|limit| RateLimitConfig { rate_limit: Some(limit), metadata: None }),
+        queue_rate_limit: limit.map(|limit| RateLimitConfig {
+            rate_limit: Some(limit),
+            metadata: None,
+        }),
         ..Default::default()
     }
 }
@@ -211,7 +283,10 @@ fn stats(stats: &Stats) -> TaskQueueStats {
 }
 
 fn poller(info: matching::PollerInfo) -> PollerInfo {
-    #[expect(deprecated, reason = "clients still read `worker_version_capabilities`")]
+    #[expect(
+        deprecated,
+        reason = "clients still read `worker_version_capabilities`"
+    )]
     PollerInfo {
         last_access_time: Some(Time(info.last_access).proto()),
         identity: info.identity.to_string(),
@@ -231,7 +306,11 @@ mod tests {
     use super::*;
 
     fn info() -> QueueInfo {
-        let stats = Stats { backlog_count: 7, backlog_age: Duration::from_secs(2), ..Default::default() };
+        let stats = Stats {
+            backlog_count: 7,
+            backlog_age: Duration::from_secs(2),
+            ..Default::default()
+        };
         let seen = matching::PollerInfo {
             identity: "w".into(),
             last_access: 1,
@@ -241,8 +320,20 @@ mod tests {
         QueueInfo {
             pollers: vec![seen],
             stats,
-            stats_by_priority: vec![(3, stats), (5, Stats { backlog_count: -1, ..Default::default() })],
-            effective_rate: Some(EffectiveRate { per_second: 2.0, source: RateSource::Api }),
+            stats_by_priority: vec![
+                (3, stats),
+                (
+                    5,
+                    Stats {
+                        backlog_count: -1,
+                        ..Default::default()
+                    },
+                ),
+            ],
+            effective_rate: Some(EffectiveRate {
+                per_second: 2.0,
+                source: RateSource::Api,
+            }),
             api_rate: Some(2.0),
             worker_rate: Some(9.0),
         }
@@ -252,11 +343,17 @@ mod tests {
     #[expect(deprecated, reason = "deprecated parts are served")]
     fn the_default_mode_tells_what_was_asked_for() {
         let bare = default_mode(&DescribeTaskQueueRequest::default(), info());
-        assert_eq!((bare.pollers.len(), bare.pollers[0].rate_per_second), (1, UNLIMITED_PER_SECOND));
+        assert_eq!(
+            (bare.pollers.len(), bare.pollers[0].rate_per_second),
+            (1, UNLIMITED_PER_SECOND)
+        );
         assert!(bare.stats.is_none() && bare.stats_by_priority_key.is_empty());
         assert!(bare.config.is_none() && bare.task_queue_status.is_none());
         let limit = bare.effective_rate_limit.unwrap();
-        assert_eq!((limit.requests_per_second, limit.rate_limit_source()), (2.0, RateLimitSource::Api));
+        assert_eq!(
+            (limit.requests_per_second, limit.rate_limit_source()),
+            (2.0, RateLimitSource::Api)
+        );
 
         let request = DescribeTaskQueueRequest {
             report_stats: true,
@@ -266,26 +363,48 @@ mod tests {
         };
         let full = default_mode(&request, info());
         assert_eq!(full.stats.unwrap().approximate_backlog_count, 7);
-        assert_eq!(full.stats_by_priority_key[&3].approximate_backlog_age, proto_span(Duration::from_secs(2)));
+        assert_eq!(
+            full.stats_by_priority_key[&3].approximate_backlog_age,
+            proto_span(Duration::from_secs(2))
+        );
         assert_eq!(full.stats_by_priority_key[&5].approximate_backlog_count, 0);
-        let set = full.config.unwrap().queue_rate_limit.unwrap().rate_limit.unwrap();
+        let set = full
+            .config
+            .unwrap()
+            .queue_rate_limit
+            .unwrap()
+            .rate_limit
+            .unwrap();
         assert_eq!(set.requests_per_second, 2.0);
         let status = full.task_queue_status.unwrap();
-        assert_eq!((status.backlog_count_hint, status.rate_per_second), (7, 2.0));
+        assert_eq!(
+            (status.backlog_count_hint, status.rate_per_second),
+            (7, 2.0)
+        );
 
         let unused = default_mode(&request, QueueInfo::default());
         assert!(unused.effective_rate_limit.is_none());
         assert!(unused.config.unwrap().queue_rate_limit.is_none());
-        assert_eq!(unused.task_queue_status.unwrap().rate_per_second, UNLIMITED_PER_SECOND);
+        assert_eq!(
+            unused.task_queue_status.unwrap().rate_per_second,
+            UNLIMITED_PER_SECOND
+        );
     }
 
     #[test]
     #[expect(deprecated, reason = "the enhanced mode is served")]
     fn the_enhanced_mode_shows_one_unversioned_queue() {
-        let types = [(TaskQueueType::Workflow, info()), (TaskQueueType::Activity, QueueInfo::default())];
+        let types = [
+            (TaskQueueType::Workflow, info()),
+            (TaskQueueType::Activity, QueueInfo::default()),
+        ];
         let selection = |build_ids: &[&str], unversioned, all_active| {
             let build_ids = build_ids.iter().map(|id| (*id).to_owned()).collect();
-            Some(TaskQueueVersionSelection { build_ids, unversioned, all_active })
+            Some(TaskQueueVersionSelection {
+                build_ids,
+                unversioned,
+                all_active,
+            })
         };
         let rows = [
             (None, vec![""]),
@@ -315,12 +434,21 @@ mod tests {
                 assert_eq!(workflow.pollers.len(), pollers);
                 assert_eq!(workflow.stats.unwrap().approximate_backlog_count, backlog);
                 assert_eq!(version.task_reachability(), reachable);
-                assert_eq!(version.types_info[&2].stats.unwrap().approximate_backlog_count, 0);
+                assert_eq!(
+                    version.types_info[&2]
+                        .stats
+                        .unwrap()
+                        .approximate_backlog_count,
+                    0
+                );
             }
         }
         let bare = versions_info(&DescribeTaskQueueRequest::default(), &types);
         let workflow = &bare[""].types_info[&1];
         assert!(workflow.pollers.is_empty() && workflow.stats.is_none());
-        assert_eq!(bare[""].task_reachability(), BuildIdTaskReachability::Unspecified);
+        assert_eq!(
+            bare[""].task_reachability(),
+            BuildIdTaskReachability::Unspecified
+        );
     }
 }

@@ -4,9 +4,9 @@ use prost::Message;
 use tidemill_engine::Error;
 use tidemill_proto::api::worker::v1::{WorkerHeartbeat, WorkerInfo, WorkerListInfo};
 use tidemill_proto::api::workflowservice::v1::{
-    CountWorkersRequest, CountWorkersResponse, DescribeWorkerRequest, DescribeWorkerResponse, ListWorkersRequest,
-    ListWorkersResponse, RecordWorkerHeartbeatRequest, RecordWorkerHeartbeatResponse, ShutdownWorkerRequest,
-    ShutdownWorkerResponse,
+    CountWorkersRequest, CountWorkersResponse, DescribeWorkerRequest, DescribeWorkerResponse,
+    ListWorkersRequest, ListWorkersResponse, RecordWorkerHeartbeatRequest,
+    RecordWorkerHeartbeatResponse, ShutdownWorkerRequest, ShutdownWorkerResponse,
 };
 use tidemill_store::{QueueName, StoredTask};
 use tokio::time::Instant;
@@ -39,7 +39,9 @@ impl Server {
         request: RecordWorkerHeartbeatRequest,
         _call: Call,
     ) -> Result<RecordWorkerHeartbeatResponse, Error> {
-        self.core.workers.record(namespace.id, request.worker_heartbeat, Instant::now());
+        self.core
+            .workers
+            .record(namespace.id, request.worker_heartbeat, Instant::now());
         Ok(RecordWorkerHeartbeatResponse {})
     }
 
@@ -55,13 +57,21 @@ impl Server {
         let after = after(&request.next_page_token, &request.query)?;
         let size = page_size(request.page_size);
         // One more than the page shows whether another follows.
-        let mut workers = self.core.workers.list(namespace.id, &query, after.as_deref(), size + 1, Instant::now());
+        let mut workers = self.core.workers.list(
+            namespace.id,
+            &query,
+            after.as_deref(),
+            size + 1,
+            Instant::now(),
+        );
         let more = workers.len() > size;
         workers.truncate(size);
         let next_page_token = match workers.last().filter(|_| more) {
-            Some(last) => {
-                PageToken { after: last.heartbeat.worker_instance_key.clone(), query: request.query }.encode_to_vec()
+            Some(last) => PageToken {
+                after: last.heartbeat.worker_instance_key.clone(),
+                query: request.query,
             }
+            .encode_to_vec(),
             None => Vec::new(),
         };
         #[expect(deprecated, reason = "clients still read `workers_info`")]
@@ -79,8 +89,13 @@ impl Server {
         _call: Call,
     ) -> Result<CountWorkersResponse, Error> {
         let query = Query::parse(&request.query)?;
-        let count = self.core.workers.count(namespace.id, &query, Instant::now());
-        Ok(CountWorkersResponse { count: i64::try_from(count).unwrap_or(i64::MAX) })
+        let count = self
+            .core
+            .workers
+            .count(namespace.id, &query, Instant::now());
+        Ok(CountWorkersResponse {
+            count: i64::try_from(count).unwrap_or(i64::MAX),
+        })
     }
 
     pub async fn describe_worker(
@@ -92,7 +107,9 @@ impl Server {
         let key = &request.worker_instance_key;
         let worker = self.core.workers.get(namespace.id, key, Instant::now());
         let worker = worker.ok_or_else(|| Error::NotFound(format!("Worker {key} not found")))?;
-        Ok(DescribeWorkerResponse { worker_info: Some(described(&worker)) })
+        Ok(DescribeWorkerResponse {
+            worker_info: Some(described(&worker)),
+        })
     }
 
     /// A worker begins to shut down: its sticky queue is given up, and what waited there goes to
@@ -123,15 +140,25 @@ impl Server {
                     server.to_normal_queue(&namespace, task).await;
                 }
             });
-            moved.await.map_err(|error| Error::Internal(format!("a sticky queue was not given up: {error}")))?;
+            moved.await.map_err(|error| {
+                Error::Internal(format!("a sticky queue was not given up: {error}"))
+            })?;
         }
         Ok(ShutdownWorkerResponse {})
     }
 
     async fn to_normal_queue(&self, namespace: &Namespace, task: StoredTask) {
-        match self.core.shards.read(Target::of(namespace, &task.owner)).await {
+        match self
+            .core
+            .shards
+            .read(Target::of(namespace, &task.owner))
+            .await
+        {
             Ok(view) => {
-                let name = QueueName { name: view.run.task_queue().into(), ..task.task.key.queue.clone() };
+                let name = QueueName {
+                    name: view.run.task_queue().into(),
+                    ..task.task.key.queue.clone()
+                };
                 self.core.matching.add_to(&name, task);
             }
             // The run was deleted, and its tasks with it.
@@ -163,8 +190,13 @@ fn after(token: &[u8], query: &str) -> Result<Option<String>, Error> {
 }
 
 fn described(worker: &Worker) -> WorkerInfo {
-    let heartbeat = WorkerHeartbeat { status: worker.status as i32, ..(*worker.heartbeat).clone() };
-    WorkerInfo { worker_heartbeat: Some(heartbeat) }
+    let heartbeat = WorkerHeartbeat {
+        status: worker.status as i32,
+        ..(*worker.heartbeat).clone()
+    };
+    WorkerInfo {
+        worker_heartbeat: Some(heartbeat),
+    }
 }
 
 fn listed(worker: &Worker) -> WorkerListInfo {
@@ -193,19 +225,38 @@ mod tests {
 
     #[test]
     fn page_sizes_have_a_default_and_a_bound() {
-        for (asked, size) in [(0, 1000), (-1, 1000), (1, 1), (1000, 1000), (1001, 1000), (i32::MAX, 1000)] {
+        for (asked, size) in [
+            (0, 1000),
+            (-1, 1000),
+            (1, 1),
+            (1000, 1000),
+            (1001, 1000),
+            (i32::MAX, 1000),
+        ] {
             assert_eq!(page_size(asked), size, "{asked}");
         }
     }
 
     #[test]
     fn tokens_belong_to_their_query() {
-        let token = PageToken { after: "a".into(), query: "q".into() }.encode_to_vec();
+        let token = PageToken {
+            after: "a".into(),
+            query: "q".into(),
+        }
+        .encode_to_vec();
         assert_eq!(after(&token, "q"), Ok(Some("a".into())));
         assert_eq!(after(&[], "q"), Ok(None));
-        let no_key = PageToken { query: "q".into(), ..Default::default() }.encode_to_vec();
+        let no_key = PageToken {
+            query: "q".into(),
+            ..Default::default()
+        }
+        .encode_to_vec();
         for (token, query) in [(&token[..], "other"), (b"garbage", "q"), (&no_key[..], "q")] {
-            assert_eq!(after(token, query), Err(Error::invalid("Invalid NextPageToken.")), "{token:?}");
+            assert_eq!(
+                after(token, query),
+                Err(Error::invalid("Invalid NextPageToken.")),
+                "{token:?}"
+            );
         }
     }
 }

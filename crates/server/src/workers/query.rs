@@ -16,10 +16,13 @@
 //! out is the empty text, so it is `NULL` and differs from every value; a time that it left out
 //! meets no comparison.
 
+mod tokens;
+
 use tidemill_engine::{Error, Time};
 use tidemill_proto::api::enums::v1::WorkerStatus;
 use tidemill_proto::api::worker::v1::WorkerHeartbeat;
 
+use self::tokens::{Token, error_at, shorten, tokens};
 use super::Worker;
 
 /// A longer query is refused before any work is done on it.
@@ -113,9 +116,16 @@ impl Query {
     pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         if text.len() > QUERY_BYTES_MAX {
             let size = text.len();
-            return Err(Error::InvalidArgument(format!("query of {size} bytes is too long, at most {QUERY_BYTES_MAX} are allowed")));
+            return Err(Error::InvalidArgument(format!(
+                "query of {size} bytes is too long, at most {QUERY_BYTES_MAX} are allowed"
+            )));
         }
-        let mut parser = Parser { text, tokens: tokens(text)?, at: 0, depth: 0 };
+        let mut parser = Parser {
+            text,
+            tokens: tokens(text)?,
+            at: 0,
+            depth: 0,
+        };
         if *parser.peek() == Token::End {
             return Ok(Self(Condition::All(Vec::new())));
         }
@@ -193,84 +203,6 @@ impl TimeField {
     }
 }
 
-#[derive(Clone, Debug, PartialEq)]
-enum Token {
-    /// A keyword or the name of a field.
-    Word(String),
-    /// A name between back quotes: never a keyword.
-    Name(String),
-    Text(String),
-    Number(String),
-    Symbol(&'static str),
-    End,
-}
-
-/// Longest first, so that `<=` is not read as `<` and `=`.
-const SYMBOLS: &[&str] = &["<=", ">=", "<>", "!=", "=", "<", ">", "(", ")"];
-
-/// The tokens with the byte where each begins; the last one is [`Token::End`].
-fn tokens(text: &str) -> Result<Vec<(usize, Token)>, Error> {
-    let mut found = Vec::new();
-    let mut at = 0;
-    while let Some(first) = text[at..].chars().next() {
-        let rest = &text[at..];
-        let (token, length) = match first {
-            c if c.is_whitespace() => {
-                at += c.len_utf8();
-                continue;
-            }
-            '\'' | '"' => {
-                let (value, length) = quoted(rest, first).ok_or_else(|| error_at(text, at, format_args!("a closing {first} is missing")))?;
-                (Token::Text(value), length)
-            }
-            '`' => {
-                let end = rest[1..].find('`').ok_or_else(|| error_at(text, at, "a closing ` is missing"))?;
-                (Token::Name(rest[1..=end].to_owned()), end + 2)
-            }
-            c if c.is_ascii_digit() || c == '-' => {
-                let length = 1 + length_of(&rest[1..], |c| c.is_ascii_digit());
-                (Token::Number(rest[..length].to_owned()), length)
-            }
-            c if c.is_alphabetic() || c == '_' => {
-                let length = length_of(rest, |c| c.is_alphanumeric() || c == '_');
-                (Token::Word(rest[..length].to_owned()), length)
-            }
-            c => match SYMBOLS.iter().find(|symbol| rest.starts_with(**symbol)) {
-                Some(symbol) => (Token::Symbol(symbol), symbol.len()),
-                None => return Err(error_at(text, at, format_args!("unexpected character {c:?}"))),
-            },
-        };
-        found.push((at, token));
-        at += length;
-    }
-    found.push((at, Token::End));
-    Ok(found)
-}
-
-/// The bytes at the beginning of `text` whose characters all belong.
-fn length_of(text: &str, belongs: impl Fn(char) -> bool) -> usize {
-    text.find(|c| !belongs(c)).unwrap_or(text.len())
-}
-
-/// A text between quotes, in which the quote is doubled or follows a backslash, and its length with
-/// them; `None` when it does not end.
-fn quoted(rest: &str, quote: char) -> Option<(String, usize)> {
-    let mut value = String::new();
-    let mut chars = rest.char_indices().skip(1).peekable();
-    while let Some((at, c)) = chars.next() {
-        if c == '\\' {
-            value.push(chars.next()?.1);
-        } else if c != quote {
-            value.push(c);
-        } else if chars.next_if(|(_, next)| *next == quote).is_some() {
-            value.push(quote);
-        } else {
-            return Some((value, at + 1));
-        }
-    }
-    None
-}
-
 struct Parser<'a> {
     text: &'a str,
     tokens: Vec<(usize, Token)>,
@@ -316,7 +248,9 @@ impl Parser<'_> {
     fn term(&mut self) -> Result<Condition, Error> {
         if *self.peek() == Token::Symbol("(") {
             if self.depth == DEPTH_MAX {
-                return Err(self.error(format_args!("parentheses are nested deeper than {DEPTH_MAX}")));
+                return Err(self.error(format_args!(
+                    "parentheses are nested deeper than {DEPTH_MAX}"
+                )));
             }
             self.at += 1;
             self.depth += 1;
@@ -342,7 +276,9 @@ impl Parser<'_> {
     fn field(&mut self) -> Result<Field, Error> {
         let name = match self.next() {
             Token::Word(name) if name.eq_ignore_ascii_case("NOT") => {
-                return Err(self.error_before("NOT may stand only before STARTS_WITH, BETWEEN and NULL"));
+                return Err(
+                    self.error_before("NOT may stand only before STARTS_WITH, BETWEEN and NULL")
+                );
             }
             Token::Word(name) | Token::Name(name) => name,
             other => return Err(self.expected_before("a field", &other)),
@@ -350,9 +286,15 @@ impl Parser<'_> {
         match FIELDS.iter().find(|(known, _)| *known == name) {
             Some((_, field)) => Ok(*field),
             None => {
-                let known = FIELDS.iter().map(|(name, _)| *name).filter(|name| *name != "status");
+                let known = FIELDS
+                    .iter()
+                    .map(|(name, _)| *name)
+                    .filter(|name| *name != "status");
                 let known = known.collect::<Vec<_>>().join(", ");
-                Err(self.error_before(format_args!("unknown field {}; the fields are {known}", shorten(&name))))
+                Err(self.error_before(format_args!(
+                    "unknown field {}; the fields are {known}",
+                    shorten(&name)
+                )))
             }
         }
     }
@@ -373,7 +315,9 @@ impl Parser<'_> {
         match self.next() {
             Token::Symbol("=") => Ok((TextTest::Equals(self.value(field)?), false)),
             Token::Symbol("!=" | "<>") => Ok((TextTest::Equals(self.value(field)?), true)),
-            other => Err(self.expected_before("=, !=, STARTS_WITH or IS, for a text field,", &other)),
+            other => {
+                Err(self.expected_before("=, !=, STARTS_WITH or IS, for a text field,", &other))
+            }
         }
     }
 
@@ -417,7 +361,9 @@ impl Parser<'_> {
 
     fn value(&mut self, field: TextField) -> Result<String, Error> {
         match self.next() {
-            Token::Text(value) if value.is_empty() => Err(self.error_before("the value is empty; use IS NULL")),
+            Token::Text(value) if value.is_empty() => {
+                Err(self.error_before("the value is empty; use IS NULL"))
+            }
             Token::Text(value) if field == TextField::Status => Ok(status_name(value)),
             Token::Text(value) => Ok(value),
             other => Err(self.expected_before("a text between quotes", &other)),
@@ -434,37 +380,42 @@ impl Parser<'_> {
         match time {
             // What 64 bits cannot hold becomes the first or last time that they can.
             Some(nanos) => Ok(Time(nanos.clamp(*range.start(), *range.end()) as i64)),
-            None => Err(self.error_before("a time is written like '2026-01-31T12:00:00Z', or as nanoseconds since 1970")),
+            None => Err(self.error_before(
+                "a time is written like '2026-01-31T12:00:00Z', or as nanoseconds since 1970",
+            )),
         }
     }
 
     /// An error at the next token.
     fn error(&self, message: impl std::fmt::Display) -> Error {
-        error_at(self.text, self.tokens[self.at.min(self.tokens.len() - 1)].0, message)
+        error_at(
+            self.text,
+            self.tokens[self.at.min(self.tokens.len() - 1)].0,
+            message,
+        )
     }
 
     /// An error at the token that was taken last.
     fn error_before(&self, message: impl std::fmt::Display) -> Error {
-        error_at(self.text, self.tokens[self.at.clamp(1, self.tokens.len()) - 1].0, message)
+        error_at(
+            self.text,
+            self.tokens[self.at.clamp(1, self.tokens.len()) - 1].0,
+            message,
+        )
     }
 
     fn expected(&self, what: &str, found: &Token) -> Error {
-        self.error(format_args!("expected {what} but found {}", found.describe()))
+        self.error(format_args!(
+            "expected {what} but found {}",
+            found.describe()
+        ))
     }
 
     fn expected_before(&self, what: &str, found: &Token) -> Error {
-        self.error_before(format_args!("expected {what} but found {}", found.describe()))
-    }
-}
-
-impl Token {
-    fn describe(&self) -> String {
-        match self {
-            Token::Word(text) | Token::Name(text) | Token::Number(text) => shorten(text),
-            Token::Text(text) => format!("'{}'", shorten(text)),
-            Token::Symbol(symbol) => (*symbol).to_owned(),
-            Token::End => "the end".to_owned(),
-        }
+        self.error_before(format_args!(
+            "expected {what} but found {}",
+            found.describe()
+        ))
     }
 }
 
@@ -488,23 +439,10 @@ fn one_or(mut parts: Vec<Condition>, join: impl FnOnce(Vec<Condition>) -> Condit
 
 /// The name that statuses are compared by, from that or the protocol's.
 fn status_name(value: String) -> String {
-    let named = STATUSES.iter().find(|(status, _)| status.as_str_name() == value);
+    let named = STATUSES
+        .iter()
+        .find(|(status, _)| status.as_str_name() == value);
     named.map_or(value, |(_, name)| (*name).to_owned())
-}
-
-/// Keeps what a client wrote from flooding an error message.
-fn shorten(text: &str) -> String {
-    const CHARS_MAX: usize = 60;
-    match text.char_indices().nth(CHARS_MAX) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
-/// An error at a place in the query, counted in characters from 1.
-fn error_at(text: &str, at: usize, message: impl std::fmt::Display) -> Error {
-    let position = text[..at].chars().count() + 1;
-    Error::InvalidArgument(format!("invalid query at position {position}: {message}"))
 }
 
 #[cfg(test)]
@@ -522,14 +460,23 @@ mod tests {
         let heartbeat = WorkerHeartbeat {
             worker_instance_key: "key-1".into(),
             worker_identity: "1@host".into(),
-            host_info: Some(WorkerHostInfo { host_name: "host".into(), ..Default::default() }),
+            host_info: Some(WorkerHostInfo {
+                host_name: "host".into(),
+                ..Default::default()
+            }),
             task_queue: "it's".into(),
-            deployment_version: Some(WorkerDeploymentVersion { deployment_name: "d".into(), build_id: "b".into() }),
+            deployment_version: Some(WorkerDeploymentVersion {
+                deployment_name: "d".into(),
+                build_id: "b".into(),
+            }),
             sdk_name: "temporal-rust".into(),
             start_time: Some(Time(START).proto()),
             ..Default::default()
         };
-        Worker { heartbeat: Arc::new(heartbeat), status: WorkerStatus::ShuttingDown }
+        Worker {
+            heartbeat: Arc::new(heartbeat),
+            status: WorkerStatus::ShuttingDown,
+        }
     }
 
     #[test]
@@ -570,8 +517,14 @@ mod tests {
             ("StartTime >= '2026-01-01T00:00:00.000000001Z'", false),
             ("StartTime < '9999-12-31T00:00:00Z'", true),
             ("StartTime > -1", true),
-            ("StartTime BETWEEN '2026-01-01T00:00:00Z' AND '2026-01-02T00:00:00Z'", true),
-            ("StartTime NOT BETWEEN '2026-01-01T00:00:00Z' AND '2026-01-02T00:00:00Z'", false),
+            (
+                "StartTime BETWEEN '2026-01-01T00:00:00Z' AND '2026-01-02T00:00:00Z'",
+                true,
+            ),
+            (
+                "StartTime NOT BETWEEN '2026-01-01T00:00:00Z' AND '2026-01-02T00:00:00Z'",
+                false,
+            ),
             ("StartTime BETWEEN 1 AND 2 OR BuildId = 'b'", true),
             ("StartTime IS NULL", false),
             ("StartTime IS NOT NULL", true),
@@ -590,46 +543,108 @@ mod tests {
         ];
         let worker = worker();
         for (text, expected) in rows {
-            assert_eq!(Query::parse(text).unwrap().matches(&worker), expected, "{text}");
+            assert_eq!(
+                Query::parse(text).unwrap().matches(&worker),
+                expected,
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn what_is_not_understood_is_refused_with_its_place() {
         let rows = [
-            ("TaskQueue =", "12: expected a text between quotes but found the end"),
-            ("TaskQueue", "10: expected =, !=, STARTS_WITH or IS, for a text field, but found the end"),
-            ("TaskQueue = 5", "13: expected a text between quotes but found 5"),
-            ("TaskQueue = queue", "13: expected a text between quotes but found queue"),
+            (
+                "TaskQueue =",
+                "12: expected a text between quotes but found the end",
+            ),
+            (
+                "TaskQueue",
+                "10: expected =, !=, STARTS_WITH or IS, for a text field, but found the end",
+            ),
+            (
+                "TaskQueue = 5",
+                "13: expected a text between quotes but found 5",
+            ),
+            (
+                "TaskQueue = queue",
+                "13: expected a text between quotes but found queue",
+            ),
             ("TaskQueue = ''", "13: the value is empty; use IS NULL"),
-            ("TaskQueue < 'a'", "11: expected =, !=, STARTS_WITH or IS, for a text field, but found <"),
-            ("TaskQueue NOT 'a'", "15: expected STARTS_WITH but found 'a'"),
+            (
+                "TaskQueue < 'a'",
+                "11: expected =, !=, STARTS_WITH or IS, for a text field, but found <",
+            ),
+            (
+                "TaskQueue NOT 'a'",
+                "15: expected STARTS_WITH but found 'a'",
+            ),
             ("TaskQueue IS 'a'", "14: expected NULL but found 'a'"),
             ("TaskQueue = 'a", "13: a closing ' is missing"),
             (r"TaskQueue = 'a\", "13: a closing ' is missing"),
             ("`TaskQueue = 'a'", "1: a closing ` is missing"),
-            ("TaskQueue = 'a' BuildId = 'b'", "17: expected AND, OR or the end but found BuildId"),
+            (
+                "TaskQueue = 'a' BuildId = 'b'",
+                "17: expected AND, OR or the end but found BuildId",
+            ),
             ("TaskQueue = 'é' ; drop", "17: unexpected character ';'"),
-            ("(TaskQueue = 'a'", "17: expected AND, OR or ) but found the end"),
-            ("TaskQueue = 'a')", "16: expected AND, OR or the end but found )"),
-            ("TaskQueue = 'a' AND", "20: expected a field but found the end"),
-            ("NOT TaskQueue = 'a'", "1: NOT may stand only before STARTS_WITH, BETWEEN and NULL"),
+            (
+                "(TaskQueue = 'a'",
+                "17: expected AND, OR or ) but found the end",
+            ),
+            (
+                "TaskQueue = 'a')",
+                "16: expected AND, OR or the end but found )",
+            ),
+            (
+                "TaskQueue = 'a' AND",
+                "20: expected a field but found the end",
+            ),
+            (
+                "NOT TaskQueue = 'a'",
+                "1: NOT may stand only before STARTS_WITH, BETWEEN and NULL",
+            ),
             ("'a' = TaskQueue", "1: expected a field but found 'a'"),
-            ("StartTime = 'yesterday'", "13: a time is written like '2026-01-31T12:00:00Z', or as nanoseconds since 1970"),
-            ("StartTime = '9999-13-31T00:00:00Z'", "13: a time is written like '2026-01-31T12:00:00Z', or as nanoseconds since 1970"),
-            ("StartTime = '2026-01-31'", "13: a time is written like '2026-01-31T12:00:00Z', or as nanoseconds since 1970"),
-            ("StartTime = -", "13: a time is written like '2026-01-31T12:00:00Z', or as nanoseconds since 1970"),
-            ("StartTime STARTS_WITH '2026'", "11: expected a comparison, BETWEEN or IS, for a time, but found STARTS_WITH"),
+            (
+                "StartTime = 'yesterday'",
+                "13: a time is written like '2026-01-31T12:00:00Z', or as nanoseconds since 1970",
+            ),
+            (
+                "StartTime = '9999-13-31T00:00:00Z'",
+                "13: a time is written like '2026-01-31T12:00:00Z', or as nanoseconds since 1970",
+            ),
+            (
+                "StartTime = '2026-01-31'",
+                "13: a time is written like '2026-01-31T12:00:00Z', or as nanoseconds since 1970",
+            ),
+            (
+                "StartTime = -",
+                "13: a time is written like '2026-01-31T12:00:00Z', or as nanoseconds since 1970",
+            ),
+            (
+                "StartTime STARTS_WITH '2026'",
+                "11: expected a comparison, BETWEEN or IS, for a time, but found STARTS_WITH",
+            ),
             ("StartTime BETWEEN 1 2", "21: expected AND but found 2"),
             ("StartTime NOT = 1", "15: expected BETWEEN but found ="),
         ];
         for (text, expected) in rows {
             let expected = format!("invalid query at position {expected}");
-            assert_eq!(Query::parse(text), Err(Error::InvalidArgument(expected)), "{text}");
+            assert_eq!(
+                Query::parse(text),
+                Err(Error::InvalidArgument(expected)),
+                "{text}"
+            );
         }
         for unknown in ["taskqueue = 'a'", "Nope = 'a'", "select a"] {
-            let Err(Error::InvalidArgument(message)) = Query::parse(unknown) else { panic!("{unknown}") };
-            assert!(message.contains("unknown field") && message.contains("WorkerInstanceKey, WorkerIdentity"), "{message}");
+            let Err(Error::InvalidArgument(message)) = Query::parse(unknown) else {
+                panic!("{unknown}")
+            };
+            assert!(
+                message.contains("unknown field")
+                    && message.contains("WorkerInstanceKey, WorkerIdentity"),
+                "{message}"
+            );
         }
     }
 

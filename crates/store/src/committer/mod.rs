@@ -34,6 +34,9 @@ pub type Ticket = u64;
 /// What became of a commit. It may be shared with commits that failed because of this one.
 pub type Outcome = Result<(), Arc<Error>>;
 
+/// The lane of commits that rest on nothing but what is durable: when one fails, no other does.
+pub const NO_LANE: usize = usize::MAX;
+
 /// Called once, when the commit is durable or will never be.
 pub type OnDone = Box<dyn FnOnce(Outcome) + Send>;
 
@@ -110,7 +113,7 @@ impl Committer {
     ///
     /// `lane` says who built the commit (a shard), `generation` on which reload of its state. After
     /// a failure, the lane's submissions fail with the same error until the generation is larger.
-    /// Lanes are indexes: keep them small.
+    /// [`NO_LANE`] has no such memory.
     ///
     /// After [`close`](Self::close) the commit fails at once, on the caller's thread.
     pub fn submit(&self, lane: usize, generation: u64, commit: Commit, on_done: OnDone) -> Ticket {
