@@ -155,3 +155,76 @@ fn started_id_mut(event: &mut HistoryEvent) -> Option<(&mut i64, Owner)> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_and_in_which_order() {
+        use EventType as E;
+        // Direct, waits, or waits and goes last.
+        let letter = |kind| match (is_bufferable(kind), goes_last(kind)) {
+            (false, false) => 'd',
+            (true, false) => 'w',
+            (true, true) => 'l',
+            (false, true) => panic!("{kind:?} never waits"),
+        };
+        let rows: [(char, &[EventType]); 2] = [
+            (
+                'w',
+                &[
+                    E::WorkflowExecutionSignaled,
+                    E::WorkflowExecutionCancelRequested,
+                    E::WorkflowExecutionOptionsUpdated,
+                    E::WorkflowExecutionPaused,
+                    E::WorkflowExecutionUnpaused,
+                    E::WorkflowExecutionUpdateAdmitted,
+                    E::WorkflowExecutionTimeSkippingTransitioned,
+                    E::TimerFired,
+                    E::ActivityTaskStarted,
+                    E::ChildWorkflowExecutionStarted,
+                    E::ExternalWorkflowExecutionSignaled,
+                    E::SignalExternalWorkflowExecutionFailed,
+                    E::ExternalWorkflowExecutionCancelRequested,
+                    E::RequestCancelExternalWorkflowExecutionFailed,
+                    E::NexusOperationStarted,
+                    E::NexusOperationCancelRequestCompleted,
+                    E::NexusOperationCancelRequestFailed,
+                ],
+            ),
+            (
+                'l',
+                &[
+                    E::ActivityTaskCompleted,
+                    E::ActivityTaskFailed,
+                    E::ActivityTaskTimedOut,
+                    E::ActivityTaskCanceled,
+                    E::StartChildWorkflowExecutionFailed,
+                    E::ChildWorkflowExecutionCompleted,
+                    E::ChildWorkflowExecutionFailed,
+                    E::ChildWorkflowExecutionCanceled,
+                    E::ChildWorkflowExecutionTimedOut,
+                    E::ChildWorkflowExecutionTerminated,
+                    E::NexusOperationCompleted,
+                    E::NexusOperationFailed,
+                    E::NexusOperationCanceled,
+                    E::NexusOperationTimedOut,
+                ],
+            ),
+        ];
+        for kind in (1..200).filter_map(|n| EventType::try_from(n).ok()) {
+            let expected = rows.iter().find(|(_, kinds)| kinds.contains(&kind)).map_or('d', |(letter, _)| *letter);
+            // What the protocol names and no engine writes.
+            let unused = [
+                E::WorkflowPropertiesModifiedExternally,
+                E::ActivityPropertiesModifiedExternally,
+                E::WorkflowExecutionUpdateRejected,
+            ];
+            if unused.contains(&kind) {
+                continue;
+            }
+            assert_eq!(letter(kind), expected, "{kind:?}");
+        }
+    }
+}

@@ -43,3 +43,38 @@ pub fn request(run: &Run, request: CancelRequest, cx: &Cx<'_>) -> Outcome<()> {
     tx.want_workflow_task();
     tx.finish(())
 }
+
+#[cfg(test)]
+mod tests {
+    use tidemill_proto::api::enums::v1::EventType as E;
+    use tidemill_proto::api::history::v1::history_event::Attributes as A;
+
+    use super::*;
+    use crate::testing::Rig;
+
+    #[test]
+    fn a_request_counts_once() {
+        let mut rig = Rig::idle();
+        rig.signal("").unwrap();
+        let started = rig.poll();
+        let sender = WorkflowExecution { workflow_id: "other".into(), run_id: "r".into() };
+        let given = CancelRequest {
+            reason: "enough".into(),
+            identity: "me".into(),
+            links: vec![Link::default()],
+            external: Some((sender.clone(), 7)),
+        };
+        rig.op(|run, cx| Ok(request(run, given, cx))).unwrap();
+        // Waiting counts as asked.
+        rig.cancel();
+        assert_eq!((rig.state().as_str(), rig.run.core.cancel_requested), ("started +1", true));
+        rig.reload();
+        rig.commands(&started.task, vec![]).unwrap();
+        rig.cancel();
+        let event = rig.last(E::WorkflowExecutionCancelRequested);
+        assert_eq!((rig.count(E::WorkflowExecutionCancelRequested), rig.run.core.cancel_requested_id), (1, event.event_id));
+        let Some(A::WorkflowExecutionCancelRequestedEventAttributes(a)) = event.attributes else { panic!() };
+        assert_eq!((a.cause.as_str(), a.identity.as_str(), event.links.len()), ("enough", "me", 1));
+        assert_eq!((a.external_workflow_execution, a.external_initiated_event_id), (Some(sender), 7));
+    }
+}

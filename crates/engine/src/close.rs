@@ -291,3 +291,6 @@ pub(crate) fn enforce_limits(tx: &mut Tx<'_>) {
 
 /// The retry state of a run that has no retry policy.
 pub const NO_RETRY: RetryState = RetryState::RetryPolicyNotSet;
+
+#[cfg(test)]
+mod tests;

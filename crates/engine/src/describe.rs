@@ -117,3 +117,73 @@ fn extended(run: &Run) -> WorkflowExecutionExtendedInfo {
 pub fn workflow_type(name: &str) -> Option<WorkflowType> {
     Some(WorkflowType { name: name.to_owned() })
 }
+
+#[cfg(test)]
+mod tests {
+    use tidemill_proto::api::enums::v1::PendingActivityState;
+    use tidemill_proto::api::history::v1::WorkflowExecutionStartedEventAttributes;
+
+    use super::*;
+    use crate::fixture::{BEGIN, seconds};
+    use crate::options::{self, Attachment};
+    use crate::testing::{Rig, Words, complete_workflow, schedule_activity};
+
+    fn task(rig: &Rig) -> Option<(PendingWorkflowTaskState, i32)> {
+        let task = describe(&rig.run, &Words, rig.now).pending_workflow_task?;
+        Some((task.state(), task.attempt))
+    }
+
+    #[test]
+    fn an_open_run() {
+        let mut rig = Rig::with(WorkflowExecutionStartedEventAttributes {
+            workflow_run_timeout: seconds(60),
+            workflow_execution_timeout: seconds(90),
+            first_workflow_task_backoff: seconds(5),
+            ..Default::default()
+        });
+        assert_eq!(task(&rig), None);
+        rig.after(5.0);
+        assert_eq!(task(&rig), Some((PendingWorkflowTaskState::Scheduled, 1)));
+        let started = rig.poll();
+        assert_eq!(task(&rig), Some((PendingWorkflowTaskState::Started, 1)));
+        let attachment = Attachment { request_id: "x".into(), ..Default::default() };
+        rig.op(|run, cx| options::attach(run, attachment, cx)).unwrap();
+        let all = describe(&rig.run, &Words, rig.now);
+        let ids = all.workflow_extended_info.unwrap().request_id_infos;
+        let shown = |id: &str| (ids[id].event_id, ids[id].buffered);
+        assert_eq!((shown("create"), shown("x")), ((1, false), (0, true)));
+        rig.commands(&started.task, vec![schedule_activity("a", 1)]).unwrap();
+
+        let all = describe(&rig.run, &Words, rig.now);
+        assert_eq!(all.pending_activities[0].state(), PendingActivityState::Scheduled);
+        let config = all.execution_config.unwrap();
+        assert_eq!((config.task_queue.unwrap().name.as_str(), config.default_workflow_task_timeout), ("queue", seconds(10)));
+        let extended = all.workflow_extended_info.unwrap();
+        let at = |s: u64| Some(BEGIN.plus(Duration::from_secs(s)).proto());
+        assert_eq!((extended.run_expiration_time, extended.execution_expiration_time), (at(65), at(90)));
+        assert_eq!(extended.request_id_infos["x"].event_id, 6);
+        let info = all.workflow_execution_info.unwrap();
+        assert_eq!((info.start_time, info.execution_time, info.close_time), (at(0), at(5), None));
+        assert_eq!((info.history_length, info.state_transition_count), (rig.run.last_event_id(), rig.writes));
+        assert_eq!((info.execution_duration, info.first_run_id.as_str(), info.task_queue.as_str()), (None, "first", "queue"));
+        assert_eq!(info.root_execution, Some(rig.run.id.execution()));
+        assert_eq!(info.parent_execution, None);
+        // A task that is not stored is shown as well.
+        rig.task(vec![]);
+        rig.update("u").unwrap();
+        assert_eq!((rig.state().as_str(), task(&rig)), ("scheduled speculative", Some((PendingWorkflowTaskState::Scheduled, 1))));
+    }
+
+    #[test]
+    fn a_closed_run() {
+        let mut rig = Rig::new();
+        rig.wait(7.0);
+        rig.task(vec![schedule_activity("a", 1), complete_workflow()]);
+        rig.wait(7.0);
+        let all = describe(&rig.run, &Words, rig.now);
+        assert!(all.pending_activities.is_empty() && all.pending_workflow_task.is_none());
+        let info = all.workflow_execution_info.unwrap();
+        assert_eq!(info.close_time, Some(BEGIN.plus(Duration::from_secs(7)).proto()));
+        assert_eq!((info.execution_duration, info.status), (seconds(7), 2));
+    }
+}

@@ -63,3 +63,59 @@ pub fn already_started(run: &Run, what: &str) -> Error {
         first_execution_run_id: run.first_run_id().to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{self, Attachment};
+    use crate::testing::Rig;
+
+    const OPEN: [Status; 2] = [Status::Running, Status::Paused];
+    const CLEAN: [Status; 2] = [Status::Completed, Status::ContinuedAsNew];
+    const UNCLEAN: [Status; 4] = [Status::Failed, Status::Canceled, Status::Terminated, Status::TimedOut];
+    const REUSE: [Reuse; 5] = [
+        Reuse::Unspecified,
+        Reuse::AllowDuplicate,
+        Reuse::AllowDuplicateFailedOnly,
+        Reuse::RejectDuplicate,
+        Reuse::TerminateIfRunning,
+    ];
+    const CONFLICT: [Conflict; 4] =
+        [Conflict::Unspecified, Conflict::Fail, Conflict::UseExisting, Conflict::TerminateExisting];
+
+    /// What is to be decided, without a look at how the code does it; `None` is a refusal.
+    fn expected(status: Status, reuse: Reuse, conflict: Conflict) -> Option<Decision> {
+        let replaces = conflict == Conflict::TerminateExisting || reuse == Reuse::TerminateIfRunning;
+        match (OPEN.contains(&status), reuse) {
+            (true, _) if replaces => Some(Decision::Replace),
+            (true, _) if conflict == Conflict::UseExisting => Some(Decision::UseExisting),
+            (true, _) | (false, Reuse::RejectDuplicate) => None,
+            (false, Reuse::AllowDuplicateFailedOnly) if CLEAN.contains(&status) => None,
+            (false, _) => Some(Decision::Create),
+        }
+    }
+
+    #[test]
+    fn status_by_policies() {
+        let mut rig = Rig::idle();
+        let attachment = Attachment { request_id: "attached".into(), ..Default::default() };
+        rig.op(|run, cx| options::attach(run, attachment, cx)).unwrap();
+        for status in OPEN.into_iter().chain(CLEAN).chain(UNCLEAN) {
+            let mut run = rig.run.clone();
+            run.core.status = status as i32;
+            for reuse in REUSE {
+                for conflict in CONFLICT {
+                    let name = format!("{status:?} {reuse:?} {conflict:?}");
+                    for request_id in ["other", ""] {
+                        let decided = decide(Some(&run), request_id, reuse, conflict);
+                        assert_eq!(decided.ok(), expected(status, reuse, conflict), "{name}");
+                    }
+                    // Repeats are known whatever the policies say.
+                    assert_eq!(decide(Some(&run), "create", reuse, conflict), Ok(Decision::Repeated), "{name}");
+                    assert_eq!(decide(Some(&run), "attached", reuse, conflict), Ok(Decision::Attached), "{name}");
+                    assert_eq!(decide(None, "create", reuse, conflict), Ok(Decision::Create), "{name}");
+                }
+            }
+        }
+    }
+}

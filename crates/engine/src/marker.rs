@@ -32,3 +32,33 @@ pub(crate) fn record(tx: &mut Tx<'_>, a: RecordMarkerCommandAttributes, command:
     }));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use tidemill_proto::api::enums::v1::EventType as E;
+    use tidemill_proto::api::history::v1::history_event::Attributes as A;
+
+    use super::*;
+    use crate::fixture::{failure, payloads};
+    use crate::testing::{Rig, command};
+
+    #[test]
+    fn the_event_says_all() {
+        let mut rig = Rig::new();
+        let marker = RecordMarkerCommandAttributes {
+            marker_name: "m".into(),
+            details: [("k".to_owned(), payloads("v"))].into(),
+            failure: Some(failure("F")),
+            ..Default::default()
+        };
+        let metadata = tidemill_proto::api::sdk::v1::UserMetadata { summary: Some(Default::default()), details: None };
+        let mut command = command(marker.into());
+        command.user_metadata = Some(metadata.clone());
+        rig.task(vec![command]);
+        let event = rig.last(E::MarkerRecorded);
+        assert_eq!(event.user_metadata, Some(metadata));
+        let Some(A::MarkerRecordedEventAttributes(a)) = event.attributes else { panic!() };
+        assert_eq!((a.marker_name.as_str(), &a.details["k"], a.failure), ("m", &payloads("v"), Some(failure("F"))));
+        assert_eq!((a.workflow_task_completed_event_id, rig.state().as_str()), (4, "none"));
+    }
+}

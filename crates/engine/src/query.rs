@@ -100,3 +100,95 @@ pub(crate) fn release(tx: &mut Tx<'_>) {
         tx.effect(Effect::QueryReleased { id: query.id });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use QueryRejectCondition as Condition;
+
+    use super::*;
+    use crate::testing::{Rig, complete_workflow};
+
+    /// A run in a state, by name.
+    fn run(state: &str) -> Run {
+        let mut rig = Rig::new();
+        match state {
+            "new" => {}
+            "closed at once" => rig.terminate().unwrap(),
+            _ => drop(rig.task(vec![])),
+        }
+        let fail = |rig: &mut Rig| {
+            let started = rig.poll();
+            rig.fail(&started.task).unwrap();
+        };
+        match state {
+            "scheduled" => rig.signal("").unwrap(),
+            "speculative" => drop(rig.update("u").unwrap()),
+            "started" => {
+                rig.signal("").unwrap();
+                rig.poll();
+            }
+            "failing" | "failing twice" => {
+                rig.signal("").unwrap();
+                fail(&mut rig);
+                if state == "failing twice" {
+                    fail(&mut rig);
+                }
+            }
+            "completed" => {
+                rig.signal("").unwrap();
+                rig.task(vec![complete_workflow()]);
+            }
+            "terminated" => rig.terminate().unwrap(),
+            "paused" => rig.run.core.status = Status::Paused as i32,
+            _ => {}
+        }
+        rig.run
+    }
+
+    #[test]
+    fn state_by_condition() {
+        // For conditions none, not open, not completed cleanly: Direct, Buffered, Rejected, or an error.
+        let rows = [
+            ("new", "BBB"),
+            ("closed at once", "-RR"),
+            ("idle", "DDD"),
+            ("scheduled", "BBB"),
+            ("speculative", "BBB"),
+            ("started", "BBB"),
+            ("failing", "BBB"),
+            ("failing twice", "---"),
+            ("completed", "DRD"),
+            ("terminated", "DRR"),
+            ("paused", "RRR"),
+        ];
+        for (state, expected) in rows {
+            let run = run(state);
+            let conditions = [Condition::None, Condition::NotOpen, Condition::NotCompletedCleanly];
+            let letter = |condition| match route(&run, condition) {
+                Ok(Route::Direct) => 'D',
+                Ok(Route::Buffered) => 'B',
+                Ok(Route::Rejected(status)) => {
+                    assert_eq!(status, run.status());
+                    'R'
+                }
+                Err(Error::WorkflowNotReady(_)) => '-',
+                Err(e) => panic!("{state}: {e}"),
+            };
+            assert_eq!(conditions.map(letter).iter().collect::<String>(), expected, "{state}");
+        }
+    }
+
+    #[test]
+    fn a_query_is_nobody_elses_business() {
+        let mut rig = Rig::new();
+        let writes = rig.writes;
+        rig.query("q").unwrap();
+        assert!(matches!(rig.query("r"), Err(Error::ResourceExhausted { .. })));
+        rig.op(|run, cx| Ok(cancel(run, "unknown", cx))).unwrap();
+        assert_eq!(rig.run.volatile.queries.len(), 1);
+        rig.op(|run, cx| Ok(cancel(run, "q", cx))).unwrap();
+        rig.query("r").unwrap();
+        assert_eq!(rig.writes, writes);
+        assert_eq!(rig.poll().queries[0].0, "r");
+    }
+}

@@ -55,3 +55,31 @@ pub(crate) fn note(visible: &mut Visible, point: ResetPointInfo, most: usize) {
         points.remove(0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tidemill_proto::api::common::v1::WorkerVersionStamp;
+
+    use super::*;
+    use crate::testing::Rig;
+
+    #[test]
+    fn one_for_each_build() {
+        let mut rig = Rig::new();
+        rig.limits.reset_points = 2;
+        let mut ends = Vec::new();
+        for (build, checksum) in [("", ""), ("", "c1"), ("b1", "c1"), ("", "c1"), ("b2", "c1")] {
+            let started = rig.poll();
+            let worker_version = (!build.is_empty()).then(|| WorkerVersionStamp { build_id: build.into(), ..Default::default() });
+            let completion = Completion { worker_version, binary_checksum: checksum.into(), ..Default::default() };
+            rig.complete(&started.task, completion).unwrap();
+            ends.push(rig.run.last_event_id());
+            rig.signal("").unwrap();
+        }
+        let points = &rig.run.visible.reset_points.as_ref().unwrap().points;
+        let kept: Vec<_> = points.iter().map(|p| (p.build_id.as_str(), p.first_workflow_task_completed_id)).collect();
+        // The first of them made room for the last.
+        assert_eq!(kept, [("b1", ends[2]), ("b2", ends[4])]);
+        assert!(points.iter().all(|p| p.resettable && p.run_id == "first" && p.binary_checksum == "c1"));
+    }
+}

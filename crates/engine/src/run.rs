@@ -317,3 +317,28 @@ pub fn priority_key(priority: &Option<Priority>) -> u8 {
         k => k.min(5) as u8,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn priority_keys() {
+        for (key, expected) in [(i32::MIN, 3), (-1, 3), (0, 3), (1, 1), (3, 3), (5, 5), (6, 5), (i32::MAX, 5)] {
+            let priority = Some(Priority { priority_key: key, ..Default::default() });
+            assert_eq!(priority_key(&priority), expected, "{key}");
+        }
+        assert_eq!(priority_key(&None), 3);
+    }
+
+    #[test]
+    fn rows_of_newer_versions_are_not_our_business() {
+        let rig = crate::testing::Rig::idle();
+        let core = rig.run.row(Kind::Core, 0).unwrap();
+        let rows = [(Kind::Core as u8, 0, core.as_slice()), (200, 7, b"whatever".as_slice())];
+        let loaded = Run::load(rig.run.id.clone(), rig.run.started.clone(), rows).unwrap();
+        assert_eq!(loaded.core, rig.run.core);
+        let broken = [(Kind::Timer as u8, 1, b"\xff".as_slice())];
+        assert!(Run::load(rig.run.id.clone(), rig.run.started.clone(), broken).is_err());
+    }
+}

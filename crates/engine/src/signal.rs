@@ -64,3 +64,79 @@ pub fn record(tx: &mut Tx<'_>, signal: Signal) {
     });
     tx.want_workflow_task();
 }
+
+#[cfg(test)]
+mod tests {
+    use tidemill_proto::api::enums::v1::EventType as E;
+    use tidemill_proto::api::history::v1::history_event::Attributes as A;
+
+    use super::*;
+    use crate::fixture::{BEGIN, Counter, payloads};
+    use crate::start::create;
+    use crate::testing::{Rig, complete_workflow, context, new_run};
+
+    #[test]
+    fn a_request_id_counts_once() {
+        let mut rig = Rig::idle();
+        rig.signal("r").unwrap();
+        rig.signal("r").unwrap();
+        let started = rig.poll();
+        rig.signal("buffered").unwrap();
+        rig.signal("buffered").unwrap();
+        rig.reload();
+        rig.signal("buffered").unwrap();
+        rig.signal("r").unwrap();
+        assert_eq!((rig.count(E::WorkflowExecutionSignaled), rig.state().as_str()), (1, "started +1"));
+        // Without one every signal counts.
+        rig.signal("").unwrap();
+        rig.signal("").unwrap();
+        rig.commands(&started.task, vec![]).unwrap();
+        assert_eq!((rig.count(E::WorkflowExecutionSignaled), rig.run.core.signal_count), (4, 4));
+    }
+
+    #[test]
+    fn the_event_says_all() {
+        let mut rig = Rig::idle();
+        let sender = WorkflowExecution { workflow_id: "other".into(), run_id: "r".into() };
+        let given = Signal {
+            name: "S".into(),
+            input: Some(payloads("in")),
+            identity: "me".into(),
+            request_id: "id".into(),
+            links: vec![Link::default()],
+            external: Some(sender.clone()),
+            ..Default::default()
+        };
+        rig.op(|run, cx| signal(run, given, cx)).unwrap();
+        let event = rig.last(E::WorkflowExecutionSignaled);
+        let Some(A::WorkflowExecutionSignaledEventAttributes(a)) = event.attributes else { panic!() };
+        assert_eq!((a.signal_name.as_str(), a.input, a.identity.as_str()), ("S", Some(payloads("in")), "me"));
+        assert_eq!((a.request_id.as_str(), a.external_workflow_execution, event.links.len()), ("id", Some(sender), 1));
+    }
+
+    #[test]
+    fn too_many_signals() {
+        let mut rig = Rig::idle();
+        rig.limits.signals = 2;
+        rig.signal("").unwrap();
+        rig.signal("r").unwrap();
+        assert!(matches!(rig.signal(""), Err(Error::InvalidArgument(_))));
+        // A repeat is no new one.
+        rig.signal("r").unwrap();
+    }
+
+    #[test]
+    fn signal_with_start() {
+        let (ids, limits) = (Counter::default(), crate::Limits::default());
+        let cx = context(BEGIN, &ids, &limits);
+        let mut tx = create(new_run(Default::default()), &cx);
+        record(&mut tx, Signal { name: "S".into(), request_id: "create".into(), ..Default::default() });
+        let mut rig = Rig::over(Counter::default(), limits.clone(), BEGIN, tx.into_transitions());
+        assert_eq!(rig.types(), [E::WorkflowExecutionStarted, E::WorkflowExecutionSignaled, E::WorkflowTaskScheduled]);
+        assert_eq!(rig.history.len(), 1);
+        rig.signal("create").unwrap();
+        assert_eq!(rig.types(), []);
+        rig.task(vec![complete_workflow()]);
+        assert!(matches!(rig.signal("create"), Err(Error::NotFound(_))));
+    }
+}

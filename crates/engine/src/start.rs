@@ -106,3 +106,70 @@ pub fn task_timeout(task: Duration, run: Duration, limits: &Limits) -> Duration 
     let task = task.min(limits.workflow_task_timeout_max);
     if run.is_zero() { task } else { task.min(run) }
 }
+
+#[cfg(test)]
+mod tests {
+    use tidemill_proto::api::enums::v1::EventType as E;
+
+    use super::*;
+    use crate::fixture::{BEGIN, Counter, seconds};
+    use crate::testing::{Rig, context, new_run};
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn what_is_filled_in() {
+        let rig = Rig::with(WorkflowExecutionStartedEventAttributes {
+            workflow_execution_timeout: seconds(60),
+            workflow_run_timeout: seconds(90),
+            ..Default::default()
+        });
+        let start = rig.run.start();
+        assert_eq!((start.workflow_id.as_str(), start.attempt), ("w", 1));
+        assert_eq!((start.original_execution_run_id.as_str(), start.first_execution_run_id.as_str()), ("first", "first"));
+        assert_eq!(start.workflow_execution_expiration_time, Some(BEGIN.plus(s(60)).proto()));
+        assert_eq!(rig.run.core.run_expiration, BEGIN.plus(s(60)).0);
+        assert_eq!(rig.last(E::WorkflowExecutionStarted).event_time, Some(BEGIN.proto()));
+        // A run of a chain keeps what it was given.
+        let given = WorkflowExecutionStartedEventAttributes {
+            original_execution_run_id: "o".into(),
+            first_execution_run_id: "f".into(),
+            attempt: 3,
+            workflow_execution_timeout: seconds(60),
+            workflow_execution_expiration_time: Some(BEGIN.plus(s(5)).proto()),
+            ..Default::default()
+        };
+        let rig = Rig::with(given);
+        let start = rig.run.start();
+        assert_eq!((start.original_execution_run_id.as_str(), rig.run.first_run_id(), start.attempt), ("o", "f", 3));
+        assert_eq!(rig.run.core.run_expiration, BEGIN.plus(s(5)).0);
+    }
+
+    #[test]
+    fn a_child_waits_for_its_parent() {
+        let (ids, limits) = (Counter::default(), crate::Limits::default());
+        let new = NewRun { awaits_parent: true, ..new_run(Default::default()) };
+        let cx = context(BEGIN, &ids, &limits);
+        let mut rig = Rig::over(Counter::default(), limits.clone(), BEGIN, create(new, &cx).into_transitions());
+        rig.signal("").unwrap();
+        rig.cancel();
+        rig.update("u").unwrap();
+        rig.after(1.0);
+        assert_eq!(rig.state(), "none");
+        rig.op(|run, cx| Ok(crate::child::release(run, cx))).unwrap();
+        assert_eq!((rig.state().as_str(), rig.poll().messages.len()), ("scheduled", 1));
+    }
+
+    #[test]
+    fn timeouts_bound_each_other() {
+        let limits = Limits::default();
+        for (run, execution, expected) in [(0, 0, 0), (0, 5, 5), (5, 0, 5), (9, 5, 5), (5, 9, 5)] {
+            assert_eq!(run_timeout(s(run), s(execution)), s(expected));
+        }
+        for (task, run, expected) in [(0, 0, 10), (0, 5, 5), (30, 0, 30), (500, 0, 120), (500, 60, 60)] {
+            assert_eq!(task_timeout(s(task), s(run), &limits), s(expected));
+        }
+    }
+}

@@ -6,7 +6,7 @@
 mod random;
 mod traps;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ use crate::cancel::{self, CancelRequest};
 use crate::close::{self, Termination};
 use crate::complete::{self, Completed, Completion};
 use crate::fixture::{BEGIN, Counter, failure, payloads, seconds};
-use crate::model::{Kind, Sticky};
+use crate::model::Sticky;
 use crate::run::UpdateStage;
 use crate::search_attribute::{Attribute, Schema};
 use crate::signal::{self, Signal};
@@ -79,6 +79,8 @@ pub(crate) struct Rig {
     pub(crate) others: Vec<Transition>,
     /// Commits so far.
     pub(crate) writes: i64,
+    /// How many of them change what lists show.
+    pub(crate) shown: usize,
     told: i64,
 }
 
@@ -116,6 +118,7 @@ impl Rig {
             effects: Vec::new(),
             others: Vec::new(),
             writes: 0,
+            shown: 0,
             told: 0,
         };
         rig.take(transitions);
@@ -218,6 +221,10 @@ impl Rig {
         if let Some(due) = t.due {
             self.due = due;
         }
+        for batch in &t.batches {
+            assert_eq!(History::decode(&*batch.bytes).unwrap().events, batch.events);
+        }
+        self.shown += usize::from(t.visible_changed);
         self.history.extend(t.batches);
         self.effects.extend(t.effects);
         self.run = t.run;
@@ -451,7 +458,6 @@ impl Rig {
         for batch in &self.history {
             assert_eq!(batch.first_event_id, batch.events[0].event_id);
             assert_eq!(batch.last_event_id, batch.events[batch.events.len() - 1].event_id);
-            assert_eq!(History::decode(&*batch.bytes).unwrap().events, batch.events);
             for (i, event) in batch.events.iter().enumerate() {
                 let kind = event.attributes.as_ref().map(Attributes::event_type);
                 assert_eq!(Some(event.event_type()), kind);
@@ -519,7 +525,18 @@ impl Rig {
         if let Some(next) = run.next_deadline() {
             assert!(self.due.is_some_and(|due| due <= next), "due {:?} after {next:?}", self.due);
         }
-        assert!(self.rows.contains_key(&(Kind::Core as u8, 0)));
+        let records = [
+            run.activities.len(),
+            run.timers.len(),
+            run.children.len(),
+            run.external_cancels.len(),
+            run.external_signals.len(),
+            run.updates.len(),
+            run.signal_ids.len(),
+            run.attached.len(),
+            run.buffered.len(),
+        ];
+        assert_eq!(self.rows.len(), 2 + records.iter().sum::<usize>(), "no row outlives its record");
     }
 
     /// Every offered task has its record, every record that is offered its task.
@@ -666,7 +683,7 @@ pub(crate) fn fail_workflow() -> Command {
     command(FailWorkflowExecutionCommandAttributes { failure: Some(failure("Bug")) }.into())
 }
 
-pub(crate) fn continue_as_new() -> Command {
+pub(crate) fn continue_again() -> Command {
     command(ContinueAsNewWorkflowExecutionCommandAttributes::default().into())
 }
 
@@ -694,7 +711,7 @@ fn message(id: &str, update_id: &str, name: &str, body: &impl prost::Message) ->
     }
 }
 
-pub(crate) fn accept(update_id: &str) -> Message {
+pub(crate) fn acceptance(update_id: &str) -> Message {
     let body = Acceptance {
         accepted_request_message_id: format!("{update_id}/request"),
         accepted_request: Some(request(update_id)),
@@ -707,12 +724,12 @@ pub(crate) fn update_result() -> UpdateOutcome {
     UpdateOutcome { value: Some(outcome::Value::Success(payloads("updated"))) }
 }
 
-pub(crate) fn respond(update_id: &str) -> Message {
+pub(crate) fn response(update_id: &str) -> Message {
     let body = Response { meta: request(update_id).meta, outcome: Some(update_result()) };
     message(&format!("{update_id}/complete"), update_id, "Response", &body)
 }
 
-pub(crate) fn reject(update_id: &str) -> Message {
+pub(crate) fn rejection(update_id: &str) -> Message {
     let body = Rejection { failure: Some(failure("No")), ..Default::default() };
     message(&format!("{update_id}/reject"), update_id, "Rejection", &body)
 }
@@ -730,8 +747,10 @@ pub(crate) fn with_messages(messages: Vec<Message>, more: Vec<Command>) -> Compl
     Completion { commands, messages, ..Default::default() }
 }
 
-pub(crate) fn answers(ids: &[&str]) -> HashMap<String, WorkflowQueryResult> {
-    ids.iter().map(|id| ((*id).to_owned(), WorkflowQueryResult::default())).collect()
+/// A completion that answers queries.
+pub(crate) fn answers(ids: &[&str]) -> Completion {
+    let query_results = ids.iter().map(|id| ((*id).to_owned(), WorkflowQueryResult::default())).collect();
+    Completion { query_results, ..Default::default() }
 }
 
 /// A payload of JSON.

@@ -348,8 +348,12 @@ fn application_failure(kind: &str, message: &str) -> Failure {
     }
 }
 
-/// Brings back what the records know after a run was loaded.
+/// Brings back what the records know after a run was loaded. What a closed run has not completed
+/// has failed: see [`status`].
 pub(crate) fn restore(run: &mut Run) {
+    if !run.is_open() {
+        return;
+    }
     let mut open: Vec<_> = run.updates.values().filter(|r| r.completed_id == 0).cloned().collect();
     open.sort_by_key(|r| r.row);
     for record in open {
@@ -364,3 +368,6 @@ pub(crate) fn restore(run: &mut Run) {
         run.volatile.updates.insert(record.update_id.clone(), Arc::new(live));
     }
 }
+
+#[cfg(test)]
+mod tests;

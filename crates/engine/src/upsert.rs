@@ -82,3 +82,87 @@ pub(crate) fn check_memo(tx: &Tx<'_>, memo: &Memo, cause: Cause) -> Result<(), R
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tidemill_proto::api::command::v1::Command;
+    use tidemill_proto::api::common::v1::Payload;
+    use tidemill_proto::api::enums::v1::EventType as E;
+
+    use super::*;
+    use crate::Error;
+    use crate::testing::{Rig, command, json};
+
+    fn fields(pairs: &[(&str, &str)]) -> impl Iterator<Item = (String, Payload)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), json(value)))
+    }
+
+    fn attributes(pairs: &[(&str, &str)]) -> Command {
+        let upsert = SearchAttributes { indexed_fields: fields(pairs).collect() };
+        command(UpsertWorkflowSearchAttributesCommandAttributes { search_attributes: Some(upsert) }.into())
+    }
+
+    fn modify(pairs: &[(&str, &str)]) -> Command {
+        let upsert = Memo { fields: fields(pairs).collect() };
+        command(ModifyWorkflowPropertiesCommandAttributes { upserted_memo: Some(upsert) }.into())
+    }
+
+    fn texts<'a>(fields: impl IntoIterator<Item = (&'a String, &'a Payload)>) -> BTreeMap<&'a str, &'a str> {
+        fields.into_iter().map(|(name, p)| (name.as_str(), std::str::from_utf8(&p.data).unwrap())).collect()
+    }
+
+    /// Upserts one after the other, and what is there in the end.
+    type Fields = &'static [(&'static str, &'static str)];
+    const ROWS: [(&[Fields], Fields); 4] = [
+        (&[&[("Word", "\"a\"")]], &[("Word", "\"a\"")]),
+        (&[&[("Word", "\"a\""), ("Number", "1")], &[("Number", "2")]], &[("Number", "2"), ("Word", "\"a\"")]),
+        (&[&[("Word", "\"a\""), ("Number", "1")], &[("Word", "null")]], &[("Number", "1")]),
+        (&[&[("Word", "\"a\"")], &[("Word", "[]")]], &[]),
+    ];
+
+    #[test]
+    fn each_key_replaces() {
+        for (upserts, expected) in ROWS {
+            let mut rig = Rig::new();
+            for (i, upsert) in upserts.iter().enumerate() {
+                let shown = rig.shown;
+                rig.task(vec![attributes(upsert), modify(upsert)]);
+                assert_eq!(rig.shown, shown + 1);
+                rig.signal(&i.to_string()).unwrap();
+            }
+            let expected: BTreeMap<_, _> = expected.iter().copied().collect();
+            assert_eq!(texts(&rig.run.visible.search_attributes.as_ref().unwrap().indexed_fields), expected);
+            assert_eq!(texts(&rig.run.visible.memo.as_ref().unwrap().fields), expected);
+            assert_eq!(rig.count(E::UpsertWorkflowSearchAttributes), upserts.len());
+        }
+    }
+
+    #[test]
+    fn what_is_refused() {
+        let long = format!("\"{}\"", "x".repeat(3000));
+        for (name, value) in [("Unknown", "1"), ("WorkflowType", "\"x\""), ("Number", "\"x\""), ("Word", &long)] {
+            let mut rig = Rig::new();
+            let started = rig.poll();
+            let reply = rig.commands(&started.task, vec![attributes(&[(name, value)])]);
+            assert!(matches!(reply, Err(Error::InvalidArgument(m)) if m.starts_with("BadSearchAttributes: ")), "{name}");
+            assert_eq!((rig.state().as_str(), &rig.run.visible.search_attributes), ("scheduled attempt 2", &None));
+        }
+    }
+
+    #[test]
+    fn a_memo_that_grows_too_large_ends_the_run() {
+        let mut rig = Rig::new();
+        rig.limits.memo_size = 100;
+        for (i, ends) in [(0, false), (1, true)] {
+            let started = rig.poll();
+            let text = format!("\"{}\"", "x".repeat(50));
+            let reply = rig.commands(&started.task, vec![modify(&[(&format!("k{i}"), &text)])]);
+            assert_eq!(reply.is_err(), ends);
+            assert_eq!(rig.run.is_open(), !ends);
+            let _ = rig.signal("");
+        }
+        assert_eq!(rig.state(), "terminated");
+    }
+}

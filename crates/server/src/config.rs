@@ -23,6 +23,8 @@ pub struct Config {
     pub deadline_margin: Duration,
     /// How far ahead wake-up times are held in memory.
     pub timer_horizon: Duration,
+    /// How often closed runs are looked through for those whose retention has passed.
+    pub retention_interval: Duration,
 }
 
 impl Default for Config {
@@ -36,6 +38,8 @@ impl Default for Config {
             task_poll: Duration::from_secs(60),
             deadline_margin: Duration::from_secs(1),
             timer_horizon: Duration::from_secs(120),
+            // Retention is counted in hours: a look each minute is often enough.
+            retention_interval: Duration::from_secs(60),
         }
     }
 }

@@ -1,16 +1,18 @@
 //! What all parts of a server share.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tidemill_engine::Time;
+use tidemill_engine::{Error, Time};
 use tidemill_store::{Committer, RunIdentity, Store};
+use tokio::sync::watch;
 
 use crate::Config;
 use crate::identifiers::Identifiers;
 use crate::matching::Matching;
 use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
+use crate::outbox::Outbox;
 use crate::shard::Shards;
 use crate::timers::Timers;
 use crate::waiters::Waiters;
@@ -28,7 +30,41 @@ pub(crate) struct Core {
     pub(crate) timers: Timers,
     pub(crate) workers: Workers,
     pub(crate) shards: Shards,
+    /// Effects on other runs that are being carried out.
+    pub(crate) outbox: Outbox,
+    pub(crate) stop: Stop,
     pub(crate) runtime: tokio::runtime::Handle,
+}
+
+/// Tells everything that runs in the background that the server stops.
+pub(crate) struct Stop(watch::Sender<bool>);
+
+impl Stop {
+    pub(crate) fn new() -> Self {
+        Self(watch::channel(false).0)
+    }
+
+    pub(crate) fn begin(&self) {
+        self.0.send_replace(true);
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Sleeps; false when the server stops before the time has passed.
+    pub(crate) async fn sleep(&self, time: Duration) -> bool {
+        let mut stopped = self.0.subscribe();
+        tokio::select! {
+            () = tokio::time::sleep(time) => true,
+            _ = stopped.wait_for(|stopped| *stopped) => false,
+        }
+    }
+}
+
+/// The answer to whoever comes, or still waits, while the server stops.
+pub(crate) fn stopping() -> Error {
+    Error::Unavailable("the server is stopping".into())
 }
 
 /// The wall clock, in the engine's terms.

@@ -29,6 +29,7 @@ mod workers;
 use std::sync::Arc;
 
 use tidemill_engine::{Error, Limits};
+use tidemill_store::committer::NO_LANE;
 use tidemill_store::{Commit, Committer, Store};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -38,11 +39,12 @@ pub use api::Call;
 pub use config::Config;
 pub use token::TaskToken;
 
-use crate::core::Core;
+use crate::core::{Core, Stop};
 use crate::identifiers::Identifiers;
 use crate::matching::Matching;
 use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
+use crate::outbox::Outbox;
 use crate::shard::Shards;
 use crate::timers::Timers;
 use crate::waiters::Waiters;
@@ -52,7 +54,13 @@ use crate::workers::Workers;
 #[derive(Clone)]
 pub struct Server {
     core: Arc<Core>,
-    tasks: Arc<parking_lot::Mutex<Vec<JoinHandle<()>>>>,
+    background: Arc<parking_lot::Mutex<Background>>,
+}
+
+/// What runs until [`Server::shutdown`].
+struct Background {
+    tasks: Vec<JoinHandle<()>>,
+    actors: Vec<JoinHandle<()>>,
 }
 
 impl Server {
@@ -79,16 +87,19 @@ impl Server {
             timers: Timers::new(),
             workers: Workers::default(),
             shards,
+            outbox: Outbox::default(),
+            stop: Stop::new(),
             runtime: tokio::runtime::Handle::current(),
         });
-        Shards::start(&core, mailboxes);
+        let actors = Shards::start(&core, mailboxes);
         let tasks = vec![
             tokio::spawn(timers::wake_due(core.clone())),
             tokio::spawn(timers::read_ahead(core.clone())),
             tokio::spawn(outbox::resume(core.clone())),
             tokio::spawn(retention::run(core.clone())),
         ];
-        Ok(Self { core, tasks: Arc::new(parking_lot::Mutex::new(tasks)) })
+        let background = Background { tasks, actors };
+        Ok(Self { core, background: Arc::new(parking_lot::Mutex::new(background)) })
     }
 
     pub fn namespaces(&self) -> &Namespaces {
@@ -107,16 +118,29 @@ impl Server {
         &self.core.matching
     }
 
-    /// Stops: polls end empty, those who wait are told to come again, and everything that was
-    /// acknowledged is on disk.
+    /// Stops: polls end empty, those who wait are told to come again, what was begun is on disk and
+    /// answered, and nothing runs in the background any more. Calls that come later are told to come
+    /// again, too. When all clones of the server are gone, the store is closed.
     pub async fn shutdown(&self) {
+        self.core.stop.begin();
         self.core.matching.shutdown();
         self.core.waiters.close();
-        for task in self.tasks.lock().drain(..) {
+        let (tasks, actors) = {
+            let mut background = self.background.lock();
+            (std::mem::take(&mut background.tasks), std::mem::take(&mut background.actors))
+        };
+        for task in tasks {
             task.abort();
         }
+        self.core.shards.stop();
+        for actor in actors {
+            // Its panics are contained and were reported.
+            let _ = actor.await;
+        }
         self.core.barrier().await;
-        self.core.committer.close();
+        let core = self.core.clone();
+        // Joins threads.
+        let _ = tokio::task::spawn_blocking(move || core.committer.close()).await;
     }
 
     /// When the caller's deadline or our own bound ends a wait, whichever is first, with room
@@ -131,9 +155,7 @@ impl Core {
     /// Waits until everything that was handed to the store before is durable or has failed.
     pub(crate) async fn barrier(&self) {
         let (done, wait) = oneshot::channel();
-        // Lanes are the shards'; this one is nobody's, so no failure of another touches it.
-        let lane = usize::MAX;
-        self.committer.submit(lane, 0, Commit::default(), Box::new(move |_| {
+        self.committer.submit(NO_LANE, 0, Commit::default(), Box::new(move |_| {
             let _ = done.send(());
         }));
         let _ = wait.await;

@@ -14,6 +14,7 @@ use prost::Message;
 use tidemill_engine::Error;
 use tidemill_proto::api::enums::v1::{IndexedValueType, NamespaceState};
 use tidemill_store::visibility::Schema;
+use tidemill_store::committer::NO_LANE;
 use tidemill_store::{Commit, Committer, NamespaceId, NamespaceWrite, Store};
 use uuid::Uuid;
 
@@ -125,15 +126,14 @@ pub struct Update {
 
 /// The namespaces of a store.
 pub struct Namespaces {
-    index: RwLock<Index>,
-    /// Held from reading a record to its being durable. The number is the committer's
-    /// generation: a failed commit ends one.
-    writer: tokio::sync::Mutex<u64>,
+    index: Arc<RwLock<Index>>,
+    /// Held from reading a record to its being durable or not, whether or not the caller waits
+    /// for that: so every change rests on what is durable.
+    writer: Arc<tokio::sync::Mutex<()>>,
     committer: Arc<Committer>,
 }
 
-/// The committer's lane for namespaces: no shard's, so that their failures do not meet.
-const LANE: usize = usize::MAX - 1;
+type Writer = tokio::sync::OwnedMutexGuard<()>;
 
 #[derive(Default)]
 struct Index {
@@ -174,7 +174,7 @@ impl Namespaces {
             }
         }
         let this = Self {
-            index: RwLock::new(index),
+            index: Arc::new(RwLock::new(index)),
             writer: Default::default(),
             committer,
         };
@@ -246,7 +246,7 @@ impl Namespaces {
     }
 
     async fn create(&self, id: Uuid, registration: Registration) -> Result<Namespace, Error> {
-        let mut writer = self.writer.lock().await;
+        let writer = self.writer.clone().lock_owned().await;
         if self.index.read().by_name.contains_key(&registration.name) {
             return Err(Error::NamespaceAlreadyExists);
         }
@@ -262,7 +262,7 @@ impl Namespaces {
             custom_search_attributes: registration.custom_search_attributes,
             schema: SchemaOf::default(),
         };
-        self.persist(&mut writer, details).await
+        self.persist(writer, details).await
     }
 
     /// Changes a namespace by the rules for users.
@@ -314,7 +314,7 @@ impl Namespaces {
 
     /// Removes the record of a deleted namespace.
     pub async fn forget(&self, id: &NamespaceId) -> Result<(), Error> {
-        let mut writer = self.writer.lock().await;
+        let writer = self.writer.clone().lock_owned().await;
         let namespace = self.by_id(id)?;
         if namespace.state != NamespaceState::Deleted {
             return Err(Error::FailedPrecondition(
@@ -326,9 +326,11 @@ impl Namespaces {
             name: namespace.name.clone(),
             value: None,
         };
-        self.write(&mut writer, write).await?;
-        self.index.write().remove(id);
-        Ok(())
+        let id = *id;
+        self.write(writer, write, move |index| {
+            index.remove(&id);
+        })
+        .await
     }
 
     async fn change(
@@ -336,21 +338,17 @@ impl Namespaces {
         name: &str,
         change: impl FnOnce(&mut Details) -> Result<(), Error>,
     ) -> Result<Namespace, Error> {
-        let mut writer = self.writer.lock().await;
+        let writer = self.writer.clone().lock_owned().await;
         let old = self.by_name(name)?;
         let mut details = Details::clone(&old);
         change(&mut details)?;
         if details == *old {
             return Ok(old);
         }
-        self.persist(&mut writer, details).await
+        self.persist(writer, details).await
     }
 
-    async fn persist(
-        &self,
-        generation: &mut u64,
-        mut details: Details,
-    ) -> Result<Namespace, Error> {
+    async fn persist(&self, writer: Writer, mut details: Details) -> Result<Namespace, Error> {
         details.schema = schema_of(&details.custom_search_attributes);
         let value = Some(encode(&details).into());
         let write = NamespaceWrite {
@@ -358,32 +356,41 @@ impl Namespaces {
             name: details.name.clone(),
             value,
         };
-        self.write(generation, write).await?;
         let namespace = Namespace(Arc::new(details));
-        self.index.write().insert(namespace.clone());
+        let shown = namespace.clone();
+        self.write(writer, write, |index| index.insert(shown)).await?;
         Ok(namespace)
     }
 
-    async fn write(&self, generation: &mut u64, write: NamespaceWrite) -> Result<(), Error> {
+    /// Writes a record and, once it is durable, shows it. The caller may go away: what is stored is
+    /// shown all the same.
+    async fn write(
+        &self,
+        writer: Writer,
+        write: NamespaceWrite,
+        show: impl FnOnce(&mut Index) + Send + 'static,
+    ) -> Result<(), Error> {
         let commit = Commit {
             namespaces: vec![write],
             ..Default::default()
         };
         let (done, durable) = tokio::sync::oneshot::channel();
+        let index = self.index.clone();
         self.committer.submit(
-            LANE,
-            *generation,
+            NO_LANE,
+            0,
             commit,
             Box::new(move |result| {
+                if result.is_ok() {
+                    show(&mut index.write());
+                }
+                drop(writer);
                 let _ = done.send(result.map_err(|error| error.to_string()));
             }),
         );
         match durable.await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(text)) => {
-                *generation += 1;
-                Err(Error::Unavailable(text))
-            }
+            Ok(Err(text)) => Err(Error::Unavailable(text)),
             Err(_) => Err(Error::Unavailable(
                 "The server is shutting down.".to_owned(),
             )),

@@ -6,9 +6,11 @@
 //! has seen. When its result is recorded the row goes; what a crash leaves behind is carried out
 //! when the server starts again.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prost::Message;
 use tidemill_engine::cancel::{self, CancelRequest};
 use tidemill_engine::close::{self, Termination};
@@ -24,9 +26,10 @@ use tidemill_proto::api::enums::v1::{
 };
 use tidemill_proto::api::history::v1::HistoryEvent;
 use tidemill_proto::api::history::v1::history_event::Attributes;
+use tidemill_store::committer::NO_LANE;
 use tidemill_store::{Commit, RunIdentity, RunNo, RunWrite};
 
-use crate::core::{Core, run_id};
+use crate::core::{Core, run_id, stopping};
 use crate::namespaces::Namespace;
 use crate::shard::{Target, View};
 
@@ -35,13 +38,37 @@ const PAGE: usize = 500;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_MOST: Duration = Duration::from_secs(10);
 
-/// Carries an entry out, in the background, until it is done.
+/// The entries that are being carried out, so that none is by two at a time: at a start, the one who
+/// reads them from the store may meet one that was just published.
+#[derive(Default)]
+pub(crate) struct Outbox(Mutex<HashSet<(RunNo, i64)>>);
+
+/// Marks an entry as being carried out while it lives.
+struct InHand {
+    core: Arc<Core>,
+    entry: (RunNo, i64),
+}
+
+impl InHand {
+    fn take(core: &Arc<Core>, entry: (RunNo, i64)) -> Option<Self> {
+        core.outbox.0.lock().insert(entry).then(|| Self { core: core.clone(), entry })
+    }
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.core.outbox.0.lock().remove(&self.entry);
+    }
+}
+
+/// Carries an entry out, in the background, until it is done or the server stops.
 pub(crate) fn spawn(core: &Arc<Core>, namespace: Namespace, owner: RunIdentity, entry: OutboxEntry) {
-    let core = core.clone();
-    core.runtime.clone().spawn(async move {
+    let Some(in_hand) = InHand::take(core, (owner.run, entry.id)) else { return };
+    core.runtime.spawn(async move {
+        let core = &in_hand.core;
         let mut pause = RETRY_FIRST;
         loop {
-            match carry_out(&core, &namespace, &owner, &entry).await {
+            match carry_out(core, &namespace, &owner, &entry).await {
                 Ok(()) => return,
                 // The run itself is gone (deleted): so are its effects.
                 Err(Error::NotFound(_) | Error::NamespaceNotFound(_)) => return,
@@ -50,7 +77,9 @@ pub(crate) fn spawn(core: &Arc<Core>, namespace: Namespace, owner: RunIdentity, 
                     tracing::error!(%error, workflow_id = %owner.workflow_id, ?entry, "an effect on another run failed; it is tried again");
                 }
             }
-            tokio::time::sleep(pause).await;
+            if !core.stop.sleep(pause).await {
+                return;
+            }
             pause = (pause * 2).min(RETRY_MOST);
         }
     });
@@ -66,7 +95,9 @@ pub(crate) async fn resume(core: Arc<Core>) {
             Ok(Ok(page)) => page,
             Ok(Err(error)) => {
                 tracing::error!(%error, "cannot read the outbox; trying again");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                if !core.stop.sleep(Duration::from_secs(1)).await {
+                    return;
+                }
                 continue;
             }
             Err(_) => return,
@@ -132,12 +163,15 @@ async fn done(core: &Arc<Core>, owner: &RunIdentity, entry: i64, result: Result<
     };
     let commit = Commit { runs: vec![write], ..Default::default() };
     let (tell, told) = tokio::sync::oneshot::channel();
-    core.committer.submit(usize::MAX, 0, commit, Box::new(move |result| {
-        let _ = tell.send(result.is_ok());
+    core.committer.submit(NO_LANE, 0, commit, Box::new(move |result| {
+        let _ = tell.send(result);
     }));
-    // If the removal failed the entry is carried out again at the next start: it may be repeated.
-    let _ = told.await;
-    Ok(())
+    match told.await {
+        Ok(Ok(())) => Ok(()),
+        // Tried again as a whole: an effect may be repeated.
+        Ok(Err(error)) => Err(Error::Unavailable(error.to_string())),
+        Err(_) => Err(stopping()),
+    }
 }
 
 async fn on(
@@ -172,7 +206,7 @@ async fn start_child(core: &Arc<Core>, namespace: &Namespace, owner: &RunIdentit
     };
     let reuse = asked.workflow_id_reuse_policy();
     let parent_run = parent.run.clone();
-    let original = original_of(core, namespace, &parent_run).await;
+    let original = original_of(core, namespace, &parent_run).await?;
     let initiated_id = initiated.event_id;
     let created = core
         .shards
@@ -231,17 +265,20 @@ async fn start_child(core: &Arc<Core>, namespace: &Namespace, owner: &RunIdentit
 }
 
 /// The run that a reset parent's base came from: (a run of the chain, its original run).
-async fn original_of(core: &Arc<Core>, namespace: &Namespace, parent: &Run) -> (String, String) {
+async fn original_of(core: &Arc<Core>, namespace: &Namespace, parent: &Run) -> Result<(String, String), Error> {
     let origin = parent.start().original_execution_run_id.clone();
     if origin == *parent.id.run_id {
-        return (String::new(), String::new());
+        return Ok(Default::default());
     }
     let Ok(target) = Target::new(namespace, &parent.id.workflow_id, &origin) else {
-        return (String::new(), String::new());
+        return Ok(Default::default());
     };
     match core.shards.read(target).await {
-        Ok(view) => (origin, view.run.start().original_execution_run_id.clone()),
-        Err(_) => (String::new(), String::new()),
+        Ok(view) => Ok((origin, view.run.start().original_execution_run_id.clone())),
+        // Its retention has passed: there is nothing to reconnect to.
+        Err(Error::NotFound(_)) => Ok(Default::default()),
+        // Not known now is not the same: the child would be taken for a stranger's.
+        Err(error) => Err(error),
     }
 }
 

@@ -40,12 +40,13 @@ struct Added {
 /// How long a speculative task is offered at most; the run's own timer is shorter.
 const SPECULATIVE_MAX: Duration = Duration::from_secs(60);
 
-pub(crate) fn prepare(transitions: &[Transition], namespace: &Namespace) -> Published {
-    let runs = transitions.iter().map(notice).collect();
+/// Takes out of the transitions what is told; the runs, rows and batches stay in them.
+pub(crate) fn prepare(transitions: &mut [Transition], namespace: &Namespace) -> Published {
+    let runs = transitions.iter_mut().map(notice).collect();
     Published { namespace: namespace.clone(), runs }
 }
 
-fn notice(t: &Transition) -> RunNotice {
+fn notice(t: &mut Transition) -> RunNotice {
     let run = identity(&t.run.id);
     let queue = |name: &str, kind| QueueName { namespace: run.namespace, name: Arc::from(name), kind };
     RunNotice {
@@ -69,8 +70,8 @@ fn notice(t: &Transition) -> RunNotice {
                 seq: place.seq,
             })
             .collect(),
-        outbox: t.outbox_added.clone(),
-        effects: t.effects.clone(),
+        outbox: std::mem::take(&mut t.outbox_added),
+        effects: std::mem::take(&mut t.effects),
         run,
     }
 }

@@ -79,10 +79,10 @@ impl Timers {
         self.heap.lock().peek().map(|Reverse(e)| e.at)
     }
 
-    fn pop_due(&self, now: Time) -> Option<RunIdentity> {
+    fn pop_due(&self, now: Time) -> Option<(RunIdentity, Time)> {
         let mut heap = self.heap.lock();
         if heap.peek().is_some_and(|Reverse(e)| e.at <= now) {
-            return heap.pop().map(|Reverse(e)| e.run);
+            return heap.pop().map(|Reverse(e)| (e.run, e.at));
         }
         None
     }
@@ -91,8 +91,8 @@ impl Timers {
 /// Wakes runs when their time comes. Never early: the wall clock is read again after each sleep.
 pub(crate) async fn wake_due(core: Arc<Core>) {
     loop {
-        while let Some(run) = core.timers.pop_due(now()) {
-            core.shards.wake(run);
+        while let Some((run, at)) = core.timers.pop_due(now()) {
+            core.shards.wake(run, at);
         }
         let sleep = core.timers.next().map_or(Duration::from_secs(3600), |at| {
             // A wall clock that is set while we sleep is noticed within this bound.

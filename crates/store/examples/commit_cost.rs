@@ -20,13 +20,25 @@ fn main() {
     let folder = std::env::args().nth(1).expect("the folder to write into");
     let path = Path::new(&folder).join("commit_cost.db");
     for batch in [1, 32] {
-        typical(&fresh(&path), batch, if batch == 1 { 20_000 } else { 200_000 });
+        typical(
+            &fresh(&path),
+            batch,
+            if batch == 1 { 20_000 } else { 200_000 },
+        );
     }
     for callers in [1, 32, 256] {
-        through_committer(Arc::new(fresh(&path)), callers, if callers == 1 { 20_000 } else { 200_000 });
+        through_committer(
+            Arc::new(fresh(&path)),
+            callers,
+            if callers == 1 { 20_000 } else { 200_000 },
+        );
     }
     for batch in [1, 32] {
-        lifecycle(&fresh(&path), batch, if batch == 1 { 1_000 } else { 10_000 });
+        lifecycle(
+            &fresh(&path),
+            batch,
+            if batch == 1 { 1_000 } else { 10_000 },
+        );
     }
     remove(&path);
 }
@@ -40,7 +52,9 @@ fn remove(path: &Path) {
 fn fresh(path: &Path) -> SqliteStore {
     remove(path);
     let store = SqliteStore::open(path, Options::default()).unwrap();
-    let start: Vec<Commit> = (1..=RUNS).map(|run| Work::new(run as i64).start()).collect();
+    let start: Vec<Commit> = (1..=RUNS)
+        .map(|run| Work::new(run as i64).start())
+        .collect();
     store.apply(&start.iter().collect::<Vec<_>>()).unwrap();
     store
 }
@@ -52,7 +66,11 @@ fn typical(store: &SqliteStore, batch: usize, commits: usize) {
     for chunk in made.chunks(batch) {
         store.apply(&chunk.iter().collect::<Vec<_>>()).unwrap();
     }
-    meter.report(&format!("typical commits, {batch} per transaction"), commits, store);
+    meter.report(
+        &format!("typical commits, {batch} per transaction"),
+        commits,
+        store,
+    );
 }
 
 /// `callers` commits in flight: each completion submits the next.
@@ -66,7 +84,12 @@ fn through_committer(store: Arc<SqliteStore>, callers: usize, commits: usize) {
     let mut submit = || {
         if let Some(commit) = made.pop() {
             let send = send.clone();
-            committer.submit(0, 0, commit, Box::new(move |outcome| send.send(outcome).unwrap()));
+            committer.submit(
+                0,
+                0,
+                commit,
+                Box::new(move |outcome| send.send(outcome).unwrap()),
+            );
         }
     };
     (0..callers).for_each(|_| submit());
@@ -74,9 +97,16 @@ fn through_committer(store: Arc<SqliteStore>, callers: usize, commits: usize) {
         done.recv().unwrap().unwrap();
         submit();
     }
-    meter.report(&format!("through the committer, {callers} in flight"), commits, &*store);
+    meter.report(
+        &format!("through the committer, {callers} in flight"),
+        commits,
+        &*store,
+    );
     let stats = committer.stats();
-    println!("    mean batch {:.1}", stats.batch_size_sum as f64 / stats.transactions as f64);
+    println!(
+        "    mean batch {:.1}",
+        stats.batch_size_sum as f64 / stats.transactions as f64
+    );
 }
 
 /// Whole runs: start, 8 typical commits, close; then deletion.
@@ -94,13 +124,26 @@ fn lifecycle(store: &SqliteStore, batch: usize, runs: usize) {
     for chunk in commits.chunks(batch) {
         store.apply(&chunk.iter().collect::<Vec<_>>()).unwrap();
     }
-    meter.report(&format!("whole runs of 10 commits, {batch} per transaction (per run)"), runs, store);
-    let deletes: Vec<Commit> = (RUNS + 1..=RUNS + runs).map(|run| Commit { deletes: vec![RunNo(run as i64)], ..Commit::default() }).collect();
+    meter.report(
+        &format!("whole runs of 10 commits, {batch} per transaction (per run)"),
+        runs,
+        store,
+    );
+    let deletes: Vec<Commit> = (RUNS + 1..=RUNS + runs)
+        .map(|run| Commit {
+            deletes: vec![RunNo(run as i64)],
+            ..Commit::default()
+        })
+        .collect();
     let meter = Meter::start(store);
     for chunk in deletes.chunks(batch) {
         store.apply(&chunk.iter().collect::<Vec<_>>()).unwrap();
     }
-    meter.report(&format!("deleting them, {batch} per transaction (per run)"), runs, store);
+    meter.report(
+        &format!("deleting them, {batch} per transaction (per run)"),
+        runs,
+        store,
+    );
 }
 
 /// One run's commits, one after the other.
@@ -112,7 +155,11 @@ struct Work {
 
 impl Work {
     fn new(run: i64) -> Self {
-        Work { run, event: 3, task: None }
+        Work {
+            run,
+            event: 3,
+            task: None,
+        }
     }
 
     fn write(&self) -> RunWrite {
@@ -161,39 +208,86 @@ impl Work {
     fn start(&self) -> Commit {
         let write = RunWrite {
             execution: Some(self.execution(false)),
-            history: vec![HistoryBatch { first_event_id: 1, last_event_id: 2, bytes: Bytes::from(vec![1; 400]) }],
-            state: vec![StateRow { kind: 0, id: 0, value: Some(Bytes::from(vec![2; 180])) }],
+            history: vec![HistoryBatch {
+                first_event_id: 1,
+                last_event_id: 2,
+                bytes: Bytes::from(vec![1; 400]),
+            }],
+            state: vec![StateRow {
+                kind: 0,
+                id: 0,
+                value: Some(Bytes::from(vec![2; 180])),
+            }],
             due: Some(Some(1_800_000_000_000_000_000 + self.run)),
             ..self.write()
         };
-        Commit { runs: vec![write], ..Commit::default() }
+        Commit {
+            runs: vec![write],
+            ..Commit::default()
+        }
     }
 
     fn step(&mut self) -> Commit {
-        let queue = QueueName { namespace: [1; 16], name: "orders".into(), kind: 1 };
-        let key = TaskKey { queue, priority: 3, seq: self.event * 1_000_000 + self.run };
-        let task = TaskRow { key: key.clone(), run: RunNo(self.run), scheduled_event_id: self.event, stamp: 1, created: 1_700_000_000_000_000_000 };
+        let queue = QueueName {
+            namespace: [1; 16],
+            name: "orders".into(),
+            kind: 1,
+        };
+        let key = TaskKey {
+            queue,
+            priority: 3,
+            seq: self.event * 1_000_000 + self.run,
+        };
+        let task = TaskRow {
+            key: key.clone(),
+            run: RunNo(self.run),
+            scheduled_event_id: self.event,
+            stamp: 1,
+            created: 1_700_000_000_000_000_000,
+        };
         let write = RunWrite {
-            history: vec![HistoryBatch { first_event_id: self.event, last_event_id: self.event + 2, bytes: Bytes::from(vec![3; 250]) }],
-            state: vec![StateRow { kind: 0, id: 0, value: Some(Bytes::from(vec![self.event as u8; 180])) }],
+            history: vec![HistoryBatch {
+                first_event_id: self.event,
+                last_event_id: self.event + 2,
+                bytes: Bytes::from(vec![3; 250]),
+            }],
+            state: vec![StateRow {
+                kind: 0,
+                id: 0,
+                value: Some(Bytes::from(vec![self.event as u8; 180])),
+            }],
             tasks_added: vec![task],
             tasks_removed: self.task.replace(key).into_iter().collect(),
             ..self.write()
         };
         self.event += 3;
-        Commit { runs: vec![write], ..Commit::default() }
+        Commit {
+            runs: vec![write],
+            ..Commit::default()
+        }
     }
 
     fn close(&mut self) -> Commit {
         let write = RunWrite {
             execution: Some(self.execution(true)),
-            history: vec![HistoryBatch { first_event_id: self.event, last_event_id: self.event, bytes: Bytes::from(vec![4; 250]) }],
-            state: vec![StateRow { kind: 0, id: 0, value: Some(Bytes::from(vec![5; 60])) }],
+            history: vec![HistoryBatch {
+                first_event_id: self.event,
+                last_event_id: self.event,
+                bytes: Bytes::from(vec![4; 250]),
+            }],
+            state: vec![StateRow {
+                kind: 0,
+                id: 0,
+                value: Some(Bytes::from(vec![5; 60])),
+            }],
             tasks_removed: self.task.take().into_iter().collect(),
             due: Some(None),
             ..self.write()
         };
-        Commit { runs: vec![write], ..Commit::default() }
+        Commit {
+            runs: vec![write],
+            ..Commit::default()
+        }
     }
 }
 
@@ -206,7 +300,12 @@ struct Meter {
 
 impl Meter {
     fn start(store: &dyn Store) -> Self {
-        Meter { cpu_ms: cpu_ms(), written: written(), fsyncs: store.fsyncs(), started: Instant::now() }
+        Meter {
+            cpu_ms: cpu_ms(),
+            written: written(),
+            fsyncs: store.fsyncs(),
+            started: Instant::now(),
+        }
     }
 
     fn report(&self, what: &str, count: usize, store: &dyn Store) {
@@ -219,17 +318,30 @@ impl Meter {
             each(written() - self.written),
             each(store.fsyncs() - self.fsyncs),
         );
+        println!("    {} fsyncs since the store was opened", store.fsyncs());
     }
 }
 
 /// CPU time of the process; the kernel counts in hundredths of a second.
 fn cpu_ms() -> u64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap() * 10).sum()
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    fields[11..13]
+        .iter()
+        .map(|ticks| ticks.parse::<u64>().unwrap() * 10)
+        .sum()
 }
 
 fn written() -> u64 {
     let io = std::fs::read_to_string("/proc/self/io").unwrap();
-    io.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap().parse().unwrap()
+    io.lines()
+        .find_map(|line| line.strip_prefix("wchar: "))
+        .unwrap()
+        .parse()
+        .unwrap()
 }

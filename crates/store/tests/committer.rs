@@ -48,16 +48,36 @@ impl Faulty {
 
     /// The state ids that are stored.
     fn stored(&self) -> Vec<i64> {
-        self.inner.load_run(RunNo(1)).unwrap().map_or(Vec::new(), |run| run.state.iter().map(|row| row.id).collect())
+        self.inner
+            .load_run(RunNo(1))
+            .unwrap()
+            .map_or(Vec::new(), |run| {
+                run.state.iter().map(|row| row.id).collect()
+            })
     }
 }
 
 impl Store for Faulty {
     fn apply(&self, commits: &[&Commit]) -> Result<(), Error> {
-        let ids: Vec<i64> = commits.iter().flat_map(|commit| &commit.runs).flat_map(|run| &run.state).map(|row| row.id).collect();
+        let ids: Vec<i64> = commits
+            .iter()
+            .flat_map(|commit| &commit.runs)
+            .flat_map(|run| &run.state)
+            .map(|row| row.id)
+            .collect();
         self.tried.lock().unwrap().push(ids.clone());
-        drop(self.released.wait_while(self.held.lock().unwrap(), |held| *held).unwrap());
-        if self.outage.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+        drop(
+            self.released
+                .wait_while(self.held.lock().unwrap(), |held| *held)
+                .unwrap(),
+        );
+        if self
+            .outage
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            })
+            .is_ok()
+        {
             return Err(Error::Io("disk full".into()));
         }
         assert!(!ids.contains(&PANIC), "told to");
@@ -79,10 +99,22 @@ impl Store for Faulty {
     fn load_run(&self, run: RunNo) -> Result<Option<StoredRun>, Error> {
         self.inner.load_run(run)
     }
-    fn read_history(&self, _: RunNo, _: i64, _: i64, _: usize, _: bool) -> Result<Vec<HistoryBatch>, Error> {
+    fn read_history(
+        &self,
+        _: RunNo,
+        _: i64,
+        _: i64,
+        _: usize,
+        _: bool,
+    ) -> Result<Vec<HistoryBatch>, Error> {
         unimplemented!()
     }
-    fn due_runs(&self, _: (Nanos, RunNo), _: Nanos, _: usize) -> Result<Vec<(Nanos, RunIdentity)>, Error> {
+    fn due_runs(
+        &self,
+        _: (Nanos, RunNo),
+        _: Nanos,
+        _: usize,
+    ) -> Result<Vec<(Nanos, RunIdentity)>, Error> {
         unimplemented!()
     }
     fn queues_with_tasks(&self) -> Result<Vec<QueueName>, Error> {
@@ -94,19 +126,35 @@ impl Store for Faulty {
     fn count_tasks(&self, _: &QueueName) -> Result<(i64, Option<Nanos>), Error> {
         unimplemented!()
     }
-    fn read_outbox(&self, _: (RunNo, i64), _: usize) -> Result<Vec<(RunIdentity, OutboxRow)>, Error> {
+    fn read_outbox(
+        &self,
+        _: (RunNo, i64),
+        _: usize,
+    ) -> Result<Vec<(RunIdentity, OutboxRow)>, Error> {
         unimplemented!()
     }
     fn expired_runs(&self, _: Nanos, _: usize) -> Result<Vec<RunIdentity>, Error> {
         unimplemented!()
     }
-    fn runs_of_namespace(&self, _: &NamespaceId, _: RunNo, _: usize) -> Result<Vec<RunIdentity>, Error> {
+    fn runs_of_namespace(
+        &self,
+        _: &NamespaceId,
+        _: RunNo,
+        _: usize,
+    ) -> Result<Vec<RunIdentity>, Error> {
         unimplemented!()
     }
     fn namespaces(&self) -> Result<Vec<NamespaceWrite>, Error> {
         unimplemented!()
     }
-    fn list(&self, _: &Schema, _: &NamespaceId, _: &str, _: usize, _: Option<&[u8]>) -> Result<ExecutionPage, Error> {
+    fn list(
+        &self,
+        _: &Schema,
+        _: &NamespaceId,
+        _: &str,
+        _: usize,
+        _: Option<&[u8]>,
+    ) -> Result<ExecutionPage, Error> {
         unimplemented!()
     }
     fn count(&self, _: &Schema, _: &NamespaceId, _: &str) -> Result<ExecutionCount, Error> {
@@ -124,14 +172,21 @@ fn row(id: i64) -> Commit {
         execution: None,
         copy_history: None,
         history: Vec::new(),
-        state: vec![StateRow { kind: 0, id, value: Some(Bytes::from_static(b"x")) }],
+        state: vec![StateRow {
+            kind: 0,
+            id,
+            value: Some(Bytes::from_static(b"x")),
+        }],
         due: None,
         tasks_added: Vec::new(),
         tasks_removed: Vec::new(),
         outbox_added: Vec::new(),
         outbox_removed: Vec::new(),
     };
-    Commit { runs: vec![write], ..Commit::default() }
+    Commit {
+        runs: vec![write],
+        ..Commit::default()
+    }
 }
 
 /// Makes run 1, so that its state can be loaded.
@@ -139,7 +194,11 @@ fn create(store: &Faulty) {
     let mut commit = row(0);
     let run = &mut commit.runs[0];
     run.state.clear();
-    run.history.push(HistoryBatch { first_event_id: 1, last_event_id: 1, bytes: Bytes::new() });
+    run.history.push(HistoryBatch {
+        first_event_id: 1,
+        last_event_id: 1,
+        bytes: Bytes::new(),
+    });
     run.execution = Some(Box::new(Execution {
         namespace: [1; 16],
         workflow_id: "w".into(),
@@ -180,7 +239,13 @@ impl Setup {
         create(&store);
         let committer = Arc::new(Committer::start(store.clone()));
         let (send, called) = mpsc::channel();
-        Setup { store, committer, send, called, submitted: 0 }
+        Setup {
+            store,
+            committer,
+            send,
+            called,
+            submitted: 0,
+        }
     }
 
     fn submit(&mut self, lane: usize, generation: u64, commit: Commit) {
@@ -188,10 +253,17 @@ impl Setup {
         let expected = self.submitted;
         let (send, committer) = (self.send.clone(), self.committer.clone());
         let on_done = move |outcome| {
-            assert!(committer.durable() >= expected, "a callback before its commit is settled");
+            assert!(
+                committer.durable() >= expected,
+                "a callback before its commit is settled"
+            );
             send.send((expected, outcome)).unwrap();
         };
-        assert_eq!(self.committer.submit(lane, generation, commit, Box::new(on_done)), expected);
+        assert_eq!(
+            self.committer
+                .submit(lane, generation, commit, Box::new(on_done)),
+            expected
+        );
     }
 
     /// Holds the store in the middle of a transaction, so that what is submitted next gathers.
@@ -209,7 +281,10 @@ impl Setup {
         let mut outcomes = Vec::new();
         let mut last = 0;
         while last < self.submitted {
-            let (ticket, outcome) = self.called.recv_timeout(Duration::from_secs(30)).expect("a callback was lost");
+            let (ticket, outcome) = self
+                .called
+                .recv_timeout(Duration::from_secs(30))
+                .expect("a callback was lost");
             assert!(last == 0 || ticket == last + 1, "{ticket} after {last}");
             last = ticket;
             outcomes.push(outcome.map_err(|error| error.to_string()));
@@ -239,7 +314,10 @@ fn what_gathers_is_one_transaction() {
     let stats = setup.committer.stats();
     assert_eq!((stats.commits, stats.failed, stats.waiting), (101, 0, 0));
     assert_eq!((stats.transactions, stats.batch_size_sum), (2, 101));
-    assert_eq!((stats.batch_sizes.buckets[0], stats.batch_sizes.buckets[7]), (1, 1));
+    assert_eq!(
+        (stats.batch_sizes.buckets[0], stats.batch_sizes.buckets[7]),
+        (1, 1)
+    );
     assert_eq!(setup.committer.durable(), 101);
 }
 
@@ -260,8 +338,19 @@ fn batches_are_bounded_by_count_and_bytes() {
     }
     setup.store.release();
     assert_eq!(setup.outcomes(), vec![Ok(()); 1004]);
-    let sizes: Vec<usize> = setup.store.tried.lock().unwrap().iter().map(Vec::len).collect();
-    assert_eq!(sizes, [1, 512, 489, 1, 1], "the first large one fits behind 488 small ones");
+    let sizes: Vec<usize> = setup
+        .store
+        .tried
+        .lock()
+        .unwrap()
+        .iter()
+        .map(Vec::len)
+        .collect();
+    assert_eq!(
+        sizes,
+        [1, 512, 489, 1, 1],
+        "the first large one fits behind 488 small ones"
+    );
 }
 
 #[test]
@@ -274,7 +363,10 @@ fn a_bad_commit_does_not_fail_its_neighbours() {
     setup.store.release();
     assert_eq!(setup.outcomes(), [Ok(()), Ok(()), failed(), Ok(())]);
     assert_eq!(setup.store.stored(), [10, 12, 1_000_000]);
-    assert_eq!(setup.store.tried.lock().unwrap()[1..], [vec![10, POISON, 12], vec![10], vec![POISON], vec![12]]);
+    assert_eq!(
+        setup.store.tried.lock().unwrap()[1..],
+        [vec![10, POISON, 12], vec![10], vec![POISON], vec![12]]
+    );
 }
 
 #[test]
@@ -289,12 +381,27 @@ fn what_was_built_on_a_failure_fails_until_the_next_generation() {
     setup.submit(0, 7, Commit::default());
     setup.submit(0, 8, row(5));
     setup.store.release();
-    assert_eq!(setup.outcomes(), [Ok(()), Ok(()), failed(), failed(), Ok(()), failed(), failed(), Ok(())]);
+    assert_eq!(
+        setup.outcomes(),
+        [
+            Ok(()),
+            Ok(()),
+            failed(),
+            failed(),
+            Ok(()),
+            failed(),
+            failed(),
+            Ok(())
+        ]
+    );
     // The lane stays closed in later batches too, and no transaction is spent on it.
     let before = setup.store.tried.lock().unwrap().len();
     setup.submitted = 8;
     setup.submit(0, 7, row(6));
-    assert_eq!(setup.called.recv().unwrap().1.unwrap_err().to_string(), REJECTED);
+    assert_eq!(
+        setup.called.recv().unwrap().1.unwrap_err().to_string(),
+        REJECTED
+    );
     assert_eq!(setup.store.tried.lock().unwrap().len(), before);
     setup.submit(0, 8, row(7));
     assert!(setup.called.recv().unwrap().1.is_ok());
@@ -314,7 +421,15 @@ fn a_commit_alone_is_not_tried_twice() {
     setup.submit(2, 1, row(POISON));
     setup.submit(3, 1, Commit::default());
     setup.store.release();
-    assert_eq!(setup.called.iter().take(4).map(|(_, outcome)| outcome.is_ok()).collect::<Vec<_>>(), [true, true, false, true]);
+    assert_eq!(
+        setup
+            .called
+            .iter()
+            .take(4)
+            .map(|(_, outcome)| outcome.is_ok())
+            .collect::<Vec<_>>(),
+        [true, true, false, true]
+    );
     assert_eq!(setup.store.tried.lock().unwrap().len(), 3);
 }
 
@@ -339,10 +454,22 @@ fn empty_commits_cost_no_transaction_and_keep_their_place() {
     assert!(setup.store.tried.lock().unwrap().is_empty());
     setup.gather();
     setup.submit(0, 1, Commit::default());
-    assert_eq!(setup.committer.durable(), 1, "it waits for what is before it");
+    assert_eq!(
+        setup.committer.durable(),
+        1,
+        "it waits for what is before it"
+    );
     assert!(setup.called.try_recv().is_err());
     setup.store.release();
-    assert_eq!(setup.called.iter().take(2).map(|(ticket, _)| ticket).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(
+        setup
+            .called
+            .iter()
+            .take(2)
+            .map(|(ticket, _)| ticket)
+            .collect::<Vec<_>>(),
+        [2, 3]
+    );
 }
 
 #[test]
@@ -362,9 +489,18 @@ fn a_panic_of_the_store_is_one_commits_error() {
 fn a_panic_of_a_callback_stops_nobody() {
     let mut setup = Setup::new();
     setup.submitted += 1;
-    setup.committer.submit(0, 1, row(1), Box::new(|_| panic!("told to")));
+    setup
+        .committer
+        .submit(0, 1, row(1), Box::new(|_| panic!("told to")));
     setup.submit(0, 1, row(2));
-    assert_eq!(setup.called.recv_timeout(Duration::from_secs(30)).unwrap().0, 2);
+    assert_eq!(
+        setup
+            .called
+            .recv_timeout(Duration::from_secs(30))
+            .unwrap()
+            .0,
+        2
+    );
 }
 
 #[test]
@@ -380,10 +516,15 @@ fn each_callers_order_is_kept() {
                 let mut last = 0;
                 for n in 0..500 {
                     let called = called.clone();
-                    let ticket = committer.submit(caller, 0, row((caller * 1000 + n) as i64), Box::new(move |outcome: Outcome| {
-                        outcome.unwrap();
-                        called.lock().unwrap().push((caller, n));
-                    }));
+                    let ticket = committer.submit(
+                        caller,
+                        0,
+                        row((caller * 1000 + n) as i64),
+                        Box::new(move |outcome: Outcome| {
+                            outcome.unwrap();
+                            called.lock().unwrap().push((caller, n));
+                        }),
+                    );
                     assert!(ticket > last);
                     last = ticket;
                 }
@@ -394,7 +535,11 @@ fn each_callers_order_is_kept() {
     let called = called.lock().unwrap();
     assert_eq!(called.len(), 2000);
     for caller in 0..4 {
-        let of: Vec<usize> = called.iter().filter(|(by, _)| *by == caller).map(|(_, n)| *n).collect();
+        let of: Vec<usize> = called
+            .iter()
+            .filter(|(by, _)| *by == caller)
+            .map(|(_, n)| *n)
+            .collect();
         assert_eq!(of, (0..500).collect::<Vec<_>>());
     }
     assert_eq!(store.stored().len(), 2000);
@@ -414,11 +559,23 @@ fn closing_writes_what_was_submitted() {
         closing.join().unwrap();
     });
     // All callbacks have run when `close` is back.
-    assert_eq!(setup.called.try_iter().filter(|(_, outcome)| outcome.is_ok()).count(), 51);
+    assert_eq!(
+        setup
+            .called
+            .try_iter()
+            .filter(|(_, outcome)| outcome.is_ok())
+            .count(),
+        51
+    );
     assert_eq!(setup.store.stored().len(), 51);
     let late = Arc::new(Mutex::new(None));
     let said = late.clone();
-    setup.committer.submit(0, 1, row(60), Box::new(move |outcome| *said.lock().unwrap() = Some(outcome.is_err())));
+    setup.committer.submit(
+        0,
+        1,
+        row(60),
+        Box::new(move |outcome| *said.lock().unwrap() = Some(outcome.is_err())),
+    );
     assert_eq!(*late.lock().unwrap(), Some(true));
     setup.committer.close();
 }
@@ -430,10 +587,20 @@ fn a_callback_may_submit_and_drop_the_committer() {
     let committer = Arc::new(Committer::start(store.clone()));
     let (send, done) = mpsc::channel();
     let inner = committer.clone();
-    committer.submit(0, 0, row(1), Box::new(move |_| {
-        inner.submit(0, 0, row(2), Box::new(move |outcome| send.send(outcome.is_ok()).unwrap()));
-        drop(inner);
-    }));
+    committer.submit(
+        0,
+        0,
+        row(1),
+        Box::new(move |_| {
+            inner.submit(
+                0,
+                0,
+                row(2),
+                Box::new(move |outcome| send.send(outcome.is_ok()).unwrap()),
+            );
+            drop(inner);
+        }),
+    );
     drop(committer);
     assert!(done.recv_timeout(Duration::from_secs(30)).is_ok());
 }

@@ -9,7 +9,12 @@ use tidemill_store::sqlite::{Durability, Options, SqliteStore};
 use tidemill_store::{Commit, Error, NamespaceWrite, RunNo, Store};
 
 fn open(path: &Path) -> Result<SqliteStore, Error> {
-    SqliteStore::open(path, Options { durability: Durability::Full })
+    SqliteStore::open(
+        path,
+        Options {
+            durability: Durability::Full,
+        },
+    )
 }
 
 fn error(path: &Path) -> Error {
@@ -21,12 +26,24 @@ fn error(path: &Path) -> Error {
 
 /// A commit that takes a record of `size` bytes.
 fn record(id: u8, size: usize) -> Commit {
-    let value = NamespaceWrite { id: [id; 16], name: format!("name {id}"), value: Some(Bytes::from(vec![id; size])) };
-    Commit { namespaces: vec![value], ..Commit::default() }
+    let value = NamespaceWrite {
+        id: [id; 16],
+        name: format!("name {id}"),
+        value: Some(Bytes::from(vec![id; size])),
+    };
+    Commit {
+        namespaces: vec![value],
+        ..Commit::default()
+    }
 }
 
 fn names(store: &SqliteStore) -> Vec<String> {
-    store.namespaces().unwrap().into_iter().map(|namespace| namespace.name).collect()
+    store
+        .namespaces()
+        .unwrap()
+        .into_iter()
+        .map(|namespace| namespace.name)
+        .collect()
 }
 
 #[test]
@@ -37,7 +54,10 @@ fn a_second_opener_is_refused_until_the_first_has_closed() {
     assert!(matches!(error(&path), Error::Locked { .. }));
     // Another name of the same file.
     std::os::unix::fs::symlink(&path, folder.path().join("link.db")).unwrap();
-    assert!(matches!(error(&folder.path().join("link.db")), Error::Locked { .. }));
+    assert!(matches!(
+        error(&folder.path().join("link.db")),
+        Error::Locked { .. }
+    ));
     store.apply(&[&record(1, 10)]).unwrap();
     drop(store);
     let store = open(&folder.path().join("link.db")).unwrap();
@@ -52,7 +72,10 @@ fn closing_leaves_one_file_beside_the_lock() {
     store.apply(&[&record(1, 10)]).unwrap();
     assert_eq!(names(&store).len(), 1);
     drop(store);
-    let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let mut left: Vec<_> = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     left.sort();
     assert_eq!(left, ["data.db", "data.db.lock"]);
 }
@@ -80,7 +103,16 @@ fn a_newer_format_is_refused_untouched() {
     let mut bytes = data_file();
     bytes[60..64].copy_from_slice(&99i32.to_be_bytes());
     let refused = refused(&bytes);
-    assert!(matches!(refused, Error::NewerFormat { found: 99, supported: 1 }), "{refused}");
+    assert!(
+        matches!(
+            refused,
+            Error::NewerFormat {
+                found: 99,
+                supported: 1
+            }
+        ),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -89,20 +121,30 @@ fn a_newer_format_in_the_log_is_refused_untouched() {
     let (path, copy) = (folder.path().join("data.db"), folder.path().join("copy.db"));
     drop(open(&path).unwrap());
     let newer = rusqlite::Connection::open(&path).unwrap();
-    newer.execute_batch("PRAGMA wal_autocheckpoint = 0; UPDATE meta SET value = 7 WHERE key = 'format';").unwrap();
+    newer
+        .execute_batch(
+            "PRAGMA wal_autocheckpoint = 0; UPDATE meta SET value = 7 WHERE key = 'format';",
+        )
+        .unwrap();
     let wal = |path: &Path| path.with_extension("db-wal");
     fs::copy(&path, &copy).unwrap();
     fs::copy(wal(&path), wal(&copy)).unwrap();
     let before = (fs::read(&copy).unwrap(), fs::read(wal(&copy)).unwrap());
     assert!(matches!(error(&copy), Error::NewerFormat { found: 7, .. }));
-    assert_eq!((fs::read(&copy).unwrap(), fs::read(wal(&copy)).unwrap()), before);
+    assert_eq!(
+        (fs::read(&copy).unwrap(), fs::read(wal(&copy)).unwrap()),
+        before
+    );
 }
 
 #[test]
 fn files_of_others_are_refused_untouched() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("other.db");
-    rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE theirs (x);").unwrap();
+    rusqlite::Connection::open(&path)
+        .unwrap()
+        .execute_batch("CREATE TABLE theirs (x);")
+        .unwrap();
     let foreign = fs::read(&path).unwrap();
     for bytes in [&foreign[..], b"x", b"[settings]\nport = 1\n", &[0; 5000]] {
         let refused = refused(bytes);
@@ -122,7 +164,10 @@ fn an_empty_file_becomes_a_data_file() {
     fs::write(&path, b"").unwrap();
     drop(open(&path).unwrap());
     let header = fs::read(&path).unwrap();
-    assert_eq!((&header[60..64], &header[68..72]), (&1i32.to_be_bytes()[..], &b"Tide"[..]));
+    assert_eq!(
+        (&header[60..64], &header[68..72]),
+        (&1i32.to_be_bytes()[..], &b"Tide"[..])
+    );
 }
 
 #[test]
@@ -134,7 +179,10 @@ fn unusable_places_say_what_to_do() {
         (folder.path().to_owned(), "this is a folder"),
         (folder.path().join("missing/data.db"), "create it"),
         (file.join("data.db"), "choose another --data-file"),
-        (folder.path().join("x".repeat(300)), "choose another --data-file"),
+        (
+            folder.path().join("x".repeat(300)),
+            "choose another --data-file",
+        ),
     ];
     for (path, advice) in rows {
         let refused = error(&path);
@@ -164,7 +212,9 @@ fn a_log_cut_anywhere_leaves_whole_commits() {
     let (path, copy) = (folder.path().join("data.db"), folder.path().join("copy.db"));
     let store = open(&path).unwrap();
     for id in 1..=6 {
-        store.apply(&[&record(id, 3000), &record(100 + id, 10)]).unwrap();
+        store
+            .apply(&[&record(id, 3000), &record(100 + id, 10)])
+            .unwrap();
     }
     let data = fs::read(&path).unwrap();
     let log = fs::read(path.with_extension("db-wal")).unwrap();
@@ -187,8 +237,13 @@ fn a_full_disk_is_an_error_and_lifts() {
     let store = open(&path).unwrap();
     store.apply(&[&record(1, 10)]).unwrap();
     store.limit_pages(Some(1)).unwrap();
-    let refused = store.apply(&[&record(2, 10), &record(3, 1 << 20)]).unwrap_err();
-    assert!(matches!(&refused, Error::Io(text) if text.contains("free some disk space")), "{refused}");
+    let refused = store
+        .apply(&[&record(2, 10), &record(3, 1 << 20)])
+        .unwrap_err();
+    assert!(
+        matches!(&refused, Error::Io(text) if text.contains("free some disk space")),
+        "{refused}"
+    );
     assert_eq!(names(&store), ["name 1"]);
     // What needs no new page goes on.
     store.apply(&[&record(2, 10)]).unwrap();
@@ -220,7 +275,13 @@ fn damage_is_reported_as_such() {
 fn the_log_stays_bounded_while_others_read() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("data.db");
-    let store = SqliteStore::open(&path, Options { durability: Durability::Relaxed }).unwrap();
+    let store = SqliteStore::open(
+        &path,
+        Options {
+            durability: Durability::Relaxed,
+        },
+    )
+    .unwrap();
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..3 {

@@ -2,7 +2,6 @@
 //! (contract section 3).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tidemill_engine::activity::{self, ActivityRef, StartActivity, StartedActivity};
 use tidemill_engine::time::proto_span;
@@ -25,7 +24,7 @@ use tidemill_proto::api::workflowservice::v1::{
 use tidemill_store::QueueName;
 use tokio::time::Instant;
 
-use super::workflow_task::scaling;
+use super::workflow_task::{RETRY, scaling};
 use super::{Call, target};
 use crate::Server;
 use crate::commit::ACTIVITY_QUEUE;
@@ -77,7 +76,7 @@ impl Server {
                 }
                 Err(Error::NotFound(_)) => {}
                 Err(Error::Unavailable(_)) if Instant::now() < deadline => {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(RETRY).await;
                 }
                 Err(error) => return Err(error),
             }

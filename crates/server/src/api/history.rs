@@ -105,10 +105,10 @@ impl Server {
             if has_come || !view.run.is_open() {
                 return Ok(view);
             }
-            match tokio::time::timeout_at(deadline, watch.changed()).await {
-                Ok(Ok(())) => {}
-                // Timed out, or the server stops: the answer is what there is.
-                Ok(Err(_)) | Err(_) => return Ok(view),
+            match tokio::time::timeout_at(deadline, watch.grown()).await {
+                Ok(true) => {}
+                // The server stops, or the time is over: the answer is what there is.
+                Ok(false) | Err(_) => return Ok(view),
             }
         }
     }

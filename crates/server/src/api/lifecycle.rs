@@ -58,12 +58,12 @@ impl Server {
         _call: Call,
     ) -> Result<DeleteWorkflowExecutionResponse, Error> {
         let target = target(namespace, &request.workflow_execution)?;
-        self.delete_run(namespace, target).await?;
+        self.delete_run(target).await?;
         Ok(DeleteWorkflowExecutionResponse {})
     }
 
     /// Ends a run if it is open, and removes all that is stored of it.
-    pub(crate) async fn delete_run(&self, namespace: &Namespace, target: Target) -> Result<(), Error> {
+    pub(crate) async fn delete_run(&self, target: Target) -> Result<(), Error> {
         let done = self
             .core
             .shards
@@ -75,7 +75,7 @@ impl Server {
                 }
             })
             .await?;
-        self.core.shards.delete(namespace, identity(&done.view.run.id)).await
+        self.core.shards.delete(identity(&done.view.run.id)).await
     }
 
     /// Deletes every run of a namespace that is itself being deleted.
@@ -93,7 +93,7 @@ impl Server {
                 return Ok(());
             }
             for run in page {
-                match self.delete_run(namespace, Target::of(namespace, &run)).await {
+                match self.delete_run(Target::of(namespace, &run)).await {
                     Ok(()) | Err(Error::NotFound(_)) => {}
                     Err(error) => return Err(error),
                 }

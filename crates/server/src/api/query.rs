@@ -1,6 +1,7 @@
 //! Queries (contract 6.1): answered by the pending workflow task when there is one, so that they
 //! see all that came before them; else straight by a worker.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidemill_engine::query::{self, Route};
@@ -19,12 +20,12 @@ use tokio::time::Instant;
 use super::{Call, target};
 use crate::Server;
 use crate::commit::WORKFLOW_QUEUE;
-use crate::core::identity;
+use crate::core::{Core, identity, stopping};
 use crate::matching::{QueryError, QueryId, QueryRequest};
 use crate::namespaces::Namespace;
 use crate::shard::{Target, View};
 use crate::token::{TaskToken, TokenKind};
-use crate::waiters::QueryEvent;
+use crate::waiters::{QueryEvent, QueryWait};
 
 /// A query without a caller's deadline waits so long.
 const DEFAULT_WAIT: Duration = Duration::from_secs(30);
@@ -69,42 +70,41 @@ impl Server {
         asked: WorkflowQuery,
         deadline: Instant,
     ) -> Result<Option<WorkflowQueryResult>, Error> {
-        let id = uuid::Uuid::new_v4().to_string();
-        let receive = self.core.waiters.wait_for_query(RunNo(view.run.id.no), &id);
-        let key = id.clone();
-        let buffered = self
+        let mut buffered = Buffered {
+            core: &self.core,
+            target: target.clone(),
+            wait: self.core.waiters.wait_for_query(RunNo(view.run.id.no)),
+            waits: true,
+        };
+        let id = buffered.wait.id().to_owned();
+        let done = self
             .core
             .shards
-            .on_run(target.clone(), move |run, cx| {
+            .on_run(target, move |run, cx| {
                 match query::route(run, Default::default())? {
-                    Route::Buffered => query::buffer(run, &key, asked, cx).map(|o| o.map(|()| true)),
+                    Route::Buffered => query::buffer(run, &id, asked, cx).map(|o| o.map(|()| true)),
                     // The workflow task has ended meanwhile.
                     _ => Ok(tidemill_engine::Outcome::unchanged(false)),
                 }
             })
             .await;
-        match buffered {
+        match done {
             Ok(done) if done.value => {}
-            Ok(_) => {
-                self.core.waiters.forget_query(&id);
-                return Ok(None);
-            }
-            Err(error) => {
-                self.core.waiters.forget_query(&id);
-                return Err(error);
+            other => {
+                buffered.waits = false;
+                return other.map(|_| None);
             }
         }
-        let event = tokio::time::timeout_at(deadline, receive).await;
+        let event = tokio::time::timeout_at(deadline, buffered.wait.event()).await;
+        buffered.waits = event.is_err();
         match event {
-            Ok(Ok(QueryEvent::Answered(result))) => Ok(Some(result)),
-            Ok(Ok(QueryEvent::Released)) => Ok(None),
-            Ok(Ok(QueryEvent::Failed(error))) => Err(error),
-            Ok(Err(_)) => Err(Error::Unavailable("the run was reloaded, ask again".into())),
-            Err(_) => {
-                self.core.waiters.forget_query(&id);
-                let _ = self.core.shards.on_run(target, move |run, cx| Ok(query::cancel(run, &id, cx))).await;
-                Err(Error::DeadlineExceeded("query timed out before a worker could process it".into()))
-            }
+            Ok(Some(QueryEvent::Answered(result))) => Ok(Some(result)),
+            Ok(Some(QueryEvent::Released)) => Ok(None),
+            Ok(Some(QueryEvent::Failed(error))) => Err(error),
+            Ok(None) if self.core.stop.has_begun() => Err(stopping()),
+            // The run was reloaded, and its queries were lost: asked again.
+            Ok(None) => Ok(None),
+            Err(_) => Err(Error::DeadlineExceeded("query timed out before a worker could process it".into())),
         }
     }
 
@@ -164,8 +164,26 @@ impl Server {
     }
 }
 
-fn stopping() -> Error {
-    Error::Unavailable("the server is stopping".into())
+/// A query that a run holds for its next workflow task. It is taken back when its caller goes:
+/// it would be in the way of others until some worker answers it.
+struct Buffered<'a> {
+    core: &'a Arc<Core>,
+    target: Target,
+    wait: QueryWait,
+    waits: bool,
+}
+
+impl Drop for Buffered<'_> {
+    fn drop(&mut self) {
+        if !self.waits {
+            return;
+        }
+        let (core, target, id) = (self.core.clone(), self.target.clone(), self.wait.id().to_owned());
+        self.core.runtime.spawn(async move {
+            // A run that is gone, or was reloaded, holds no query.
+            let _ = core.shards.on_run(target, move |run, cx| Ok(query::cancel(run, &id, cx))).await;
+        });
+    }
 }
 
 /// An answer that is too large is a failure of its query.

@@ -11,15 +11,15 @@ use tidemill_proto::api::workflowservice::v1::{
     UpdateWorkflowExecutionResponse,
 };
 use tidemill_store::RunNo;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::lifecycle::in_chain;
 use super::{Call, event_link, target};
 use crate::Server;
-use crate::core::identity;
+use crate::core::{identity, stopping};
 use crate::namespaces::Namespace;
 use crate::shard::{Target, View};
+use crate::waiters::UpdateWait;
 
 /// How far an update has come, and how it ended.
 #[derive(Clone, Debug)]
@@ -92,7 +92,7 @@ impl Server {
         view: &View,
         update_id: &str,
         mut status: Status,
-        mut event: oneshot::Receiver<UpdateEvent>,
+        mut event: UpdateWait,
         wanted: Stage,
         deadline: Instant,
     ) -> Result<Waited, Error> {
@@ -105,11 +105,12 @@ impl Server {
             if stage >= wanted {
                 return Ok(Waited::Reached(Reached { stage, outcome: None }));
             }
-            match tokio::time::timeout_at(deadline, event).await {
-                Ok(Ok(UpdateEvent::Accepted)) if wanted > Stage::Accepted => {}
-                Ok(Ok(event)) => return finished(event),
+            match tokio::time::timeout_at(deadline, event.event()).await {
+                Ok(Some(UpdateEvent::Accepted)) if wanted > Stage::Accepted => {}
+                Ok(Some(event)) => return finished(event),
+                Ok(None) if self.core.stop.has_begun() => return Err(stopping()),
                 // The run was reloaded: what was not accepted is lost.
-                Ok(Err(_)) => return Ok(Waited::Again),
+                Ok(None) => return Ok(Waited::Again),
                 Err(_) => return Ok(Waited::Reached(Reached { stage, outcome: None })),
             }
             // Accepted: on to its end.
@@ -161,21 +162,23 @@ impl Server {
         let wanted = request.wait_policy.map_or(Stage::Unspecified, |p| p.lifecycle_stage());
         let deadline = self.wait_until(&call, self.core.config.long_poll);
         let unknown = || Error::not_found(format!("update {:?} not found", reference.update_id));
-        let (id, core) = (reference.update_id.clone(), self.core.clone());
-        let done = self
-            .core
-            .shards
-            .on_run(target, move |run, _| {
-                let event = core.waiters.wait_for_update(RunNo(run.id.no), &id);
-                Ok(Outcome::unchanged((update::status(run, &id), event)))
-            })
-            .await?;
-        let view = done.view;
-        let (status, event) = done.value;
-        let status = status.ok_or_else(unknown)?;
-        let reached = match self.await_update(&view, &reference.update_id, status, event, wanted, deadline).await? {
-            Waited::Reached(reached) => reached,
-            Waited::Again => return Err(unknown()),
+        let (view, reached) = loop {
+            let (id, core) = (reference.update_id.clone(), self.core.clone());
+            let done = self
+                .core
+                .shards
+                .on_run(target.clone(), move |run, _| {
+                    let event = core.waiters.wait_for_update(RunNo(run.id.no), &id);
+                    Ok(Outcome::unchanged((update::status(run, &id), event)))
+                })
+                .await?;
+            let (status, event) = done.value;
+            let status = status.ok_or_else(unknown)?;
+            match self.await_update(&done.view, &reference.update_id, status, event, wanted, deadline).await? {
+                Waited::Reached(reached) => break (done.view, reached),
+                // The run was reloaded; what was accepted is still there.
+                Waited::Again => {}
+            }
         };
         Ok(PollWorkflowExecutionUpdateResponse {
             outcome: reached.outcome,

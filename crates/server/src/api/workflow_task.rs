@@ -30,6 +30,9 @@ use crate::namespaces::Namespace;
 use crate::shard::{Done, Target, View};
 use crate::token::{HistoryToken, TaskToken, TokenKind};
 
+/// Between attempts to start a task while the store does not take it.
+pub(super) const RETRY: Duration = Duration::from_millis(50);
+
 impl Server {
     pub async fn poll_workflow_task_queue(
         &self,
@@ -63,12 +66,21 @@ impl Server {
             };
             match handout.offer() {
                 Offer::Query(query) => {
-                    let query = query.clone();
+                    // In hand until there is an answer: dropped meanwhile, another worker gets it.
+                    let response = self.query_task_response(namespace, query.clone(), sticky).await;
                     let scaling = scaling(&handout);
-                    handout.finish();
-                    if let Ok(mut response) = self.query_task_response(namespace, query, sticky).await {
-                        response.poller_scaling_decision = scaling;
-                        return Ok(response);
+                    match response {
+                        Ok(mut response) => {
+                            handout.finish();
+                            response.poller_scaling_decision = scaling;
+                            return Ok(response);
+                        }
+                        Err(Error::Unavailable(_)) if Instant::now() < deadline => {
+                            handout.requeue();
+                            tokio::time::sleep(RETRY).await;
+                        }
+                        // The run is gone, or broken: no worker can answer.
+                        Err(_) => handout.finish(),
                     }
                 }
                 Offer::Task(_) | Offer::Speculative(_) => {
@@ -88,7 +100,7 @@ impl Server {
                         // The offer was stale: the next one, please.
                         Err(Error::NotFound(_)) => {}
                         Err(Error::Unavailable(_)) if Instant::now() < deadline => {
-                            tokio::time::sleep(Duration::from_millis(50)).await;
+                            tokio::time::sleep(RETRY).await;
                         }
                         Err(error) => return Err(error),
                     }

@@ -261,9 +261,7 @@ impl Matching {
         for shard in &self.inner.shards {
             let queues: Vec<_> = shard.lock().values().cloned().collect();
             for queue in queues {
-                let mut s = queue.lock();
-                s.closed = true;
-                queue.end_polls(&mut s);
+                queue.close(&mut queue.lock());
             }
         }
         self.inner.queries.stop();

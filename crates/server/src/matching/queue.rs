@@ -255,6 +255,15 @@ impl Queue {
         s.waiters.clear();
     }
 
+    /// The service stops. A timer would keep the queue, and with it the store, until it runs out.
+    pub(super) fn close(&self, s: &mut State) {
+        s.closed = true;
+        if let Some((_, timer)) = s.timer.take() {
+            timer.abort();
+        }
+        self.end_polls(s);
+    }
+
     /// A handed out offer did not reach its worker, or its start is to be tried again.
     pub(super) fn put_back(self: &Arc<Self>, s: &mut State, offer: Offer, handout: u64) {
         let now = Instant::now();

@@ -4,7 +4,8 @@
 //! committed; its reply, its tasks and its notices leave when the commit is durable, while the
 //! shard goes on with the next operation at once. If a commit fails, the shard forgets all it has
 //! in memory and reads it again: what was built on the failed commit fails with it, because
-//! commits carry the shard's generation.
+//! commits carry the shard's generation. Runs whose changes were lost are looked at again a moment
+//! later, because a wake-up may have been lost with them.
 
 mod actor;
 mod cache;
@@ -12,9 +13,10 @@ mod cache;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use tidemill_engine::{Cx, Error, Outcome, Run};
+use tidemill_engine::{Cx, Error, Outcome, Run, Time};
 use tidemill_store::RunIdentity;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::core::Core;
 use crate::namespaces::Namespace;
@@ -68,12 +70,20 @@ impl Shards {
         (Self { boxes, hasher: RandomState::new() }, Mailboxes(receivers))
     }
 
-    /// Starts the actors.
-    pub(crate) fn start(core: &Arc<Core>, mailboxes: Mailboxes) {
+    /// Starts the actors, which run until [`Shards::stop`].
+    pub(crate) fn start(core: &Arc<Core>, mailboxes: Mailboxes) -> Vec<JoinHandle<()>> {
         let count = mailboxes.0.len();
-        for (lane, mailbox) in mailboxes.0.into_iter().enumerate() {
+        let start = |(lane, mailbox)| {
             let actor = Actor::new(core.clone(), lane, core.config.cached_runs.div_ceil(count));
-            core.runtime.spawn(actor.run(mailbox));
+            core.runtime.spawn(actor.run(mailbox))
+        };
+        mailboxes.0.into_iter().enumerate().map(start).collect()
+    }
+
+    /// Lets the actors end. Operations that they have not begun are answered as unavailable.
+    pub(crate) fn stop(&self) {
+        for lane in 0..self.boxes.len() {
+            self.send(lane, Message::Stop);
         }
     }
 
@@ -86,10 +96,10 @@ impl Shards {
         let _ = self.boxes[lane].send(message);
     }
 
-    /// Looks at a run because its time has come.
-    pub(crate) fn wake(&self, run: RunIdentity) {
+    /// Looks at a run because the time that it wanted has come.
+    pub(crate) fn wake(&self, run: RunIdentity, at: Time) {
         let lane = self.lane(&run.namespace, &run.workflow_id);
-        self.send(lane, Message::Wake(run));
+        self.send(lane, Message::Wake(run, at));
     }
 
     /// Runs an operation on a run.
@@ -102,7 +112,7 @@ impl Shards {
         let (reply, receive) = oneshot::channel();
         let job = Box::new(move |actor: &mut Actor| actor.on_run(&target, operation, reply));
         self.send(lane, Message::Job(job));
-        receive.await.unwrap_or_else(|_| Err(stopping()))
+        receive.await.unwrap_or_else(|_| Err(unanswered()))
     }
 
     /// Runs an operation on a workflow id, which may have no run yet. It gets the current run; the
@@ -118,7 +128,7 @@ impl Shards {
         let (reply, receive) = oneshot::channel();
         let job = Box::new(move |actor: &mut Actor| actor.on_workflow(&target, operation, reply));
         self.send(lane, Message::Job(job));
-        receive.await.unwrap_or_else(|_| Err(stopping()))
+        receive.await.unwrap_or_else(|_| Err(unanswered()))
     }
 
     /// A run as it is (durably) now.
@@ -126,16 +136,17 @@ impl Shards {
         Ok(self.on_run(target, |_, _| Ok(Outcome::unchanged(()))).await?.view)
     }
 
-    /// Deletes a closed run and all its records.
-    pub(crate) async fn delete(&self, namespace: &Namespace, run: RunIdentity) -> Result<(), Error> {
-        let lane = self.lane(&namespace.id, &run.workflow_id);
+    /// Deletes a closed run and all its records. It is asked for at once; the future only waits.
+    pub(crate) fn delete(&self, run: RunIdentity) -> impl Future<Output = Result<(), Error>> + use<> {
+        let lane = self.lane(&run.namespace, &run.workflow_id);
         let (reply, receive) = oneshot::channel();
         let job = Box::new(move |actor: &mut Actor| actor.delete(&run, reply));
         self.send(lane, Message::Job(job));
-        receive.await.unwrap_or_else(|_| Err(stopping()))
+        async { receive.await.unwrap_or_else(|_| Err(unanswered())) }
     }
 }
 
-pub(crate) fn stopping() -> Error {
-    Error::Unavailable("the server is stopping".into())
+/// The reply was dropped: the shard has stopped, or the operation panicked in it.
+fn unanswered() -> Error {
+    Error::Unavailable("the operation got no answer, try again: the server is stopping, or a fault in it was contained".into())
 }

@@ -38,8 +38,18 @@ mod tests {
         assert!(lanes.error(3, 0).is_none());
         lanes.fail(3, 5, &error("first"));
         lanes.fail(3, 4, &error("of an older generation"));
-        for (lane, generation, expected) in [(3, 0, true), (3, 5, true), (3, 6, false), (2, 5, false), (4, 5, false)] {
-            assert_eq!(lanes.error(lane, generation).is_some(), expected, "lane {lane} generation {generation}");
+        for (lane, generation, expected) in [
+            (3, 0, true),
+            (3, 5, true),
+            (3, 6, false),
+            (2, 5, false),
+            (4, 5, false),
+        ] {
+            assert_eq!(
+                lanes.error(lane, generation).is_some(),
+                expected,
+                "lane {lane} generation {generation}"
+            );
         }
         assert_eq!(lanes.error(3, 5).unwrap().to_string(), "store: first");
         lanes.fail(3, 7, &error("second"));

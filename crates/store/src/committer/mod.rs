@@ -91,7 +91,12 @@ impl Committer {
     pub fn start(store: Arc<dyn Store>) -> Self {
         let shared = Arc::new(Shared {
             store,
-            queue: Mutex::new(Queue { waiting: VecDeque::with_capacity(BATCH_COMMITS_MAX), last: 0, asleep: false, closed: false }),
+            queue: Mutex::new(Queue {
+                waiting: VecDeque::with_capacity(BATCH_COMMITS_MAX),
+                last: 0,
+                asleep: false,
+                closed: false,
+            }),
             submitted: Condvar::new(),
             durable: AtomicU64::new(0),
             stats: stats::Counters::default(),
@@ -99,13 +104,22 @@ impl Committer {
         let (finished, to_call) = mpsc::channel();
         let writer = shared.clone();
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new().name(name.into()).spawn(body).expect("the system has no thread for the committer")
+            std::thread::Builder::new()
+                .name(name.into())
+                .spawn(body)
+                .expect("the system has no thread for the committer")
         };
         let threads = vec![
-            spawn("tidemill-commit", Box::new(move || write(&writer, &finished))),
+            spawn(
+                "tidemill-commit",
+                Box::new(move || write(&writer, &finished)),
+            ),
             spawn("tidemill-committed", Box::new(move || call_back(&to_call))),
         ];
-        Committer { shared, threads: Mutex::new(threads) }
+        Committer {
+            shared,
+            threads: Mutex::new(threads),
+        }
     }
 
     /// Puts a commit in the order and returns at once. `on_done` runs on the committer's callback
@@ -125,7 +139,13 @@ impl Committer {
             on_done(Err(Arc::new(Error::Io("the store is closing".into()))));
             return ticket;
         }
-        queue.waiting.push_back(Submission { ticket, lane, generation, commit, on_done });
+        queue.waiting.push_back(Submission {
+            ticket,
+            lane,
+            generation,
+            commit,
+            on_done,
+        });
         let wake = std::mem::take(&mut queue.asleep);
         drop(queue);
         if wake {
@@ -143,7 +163,9 @@ impl Committer {
     /// What was done since the start.
     pub fn stats(&self) -> CommitStats {
         let waiting = self.shared.queue.lock().waiting.len() as u64;
-        self.shared.stats.snapshot(waiting, self.shared.store.fsyncs())
+        self.shared
+            .stats
+            .snapshot(waiting, self.shared.store.fsyncs())
     }
 
     /// Writes what was submitted, runs the callbacks, and joins the threads. Later submissions
@@ -226,11 +248,27 @@ fn size(commit: &Commit) -> usize {
         .runs
         .iter()
         .map(|run| {
-            let history: usize = run.history.iter().map(|batch| ROW + batch.bytes.len()).sum();
-            let state: usize = run.state.iter().map(|row| ROW + row.value.as_ref().map_or(0, |value| value.len())).sum();
-            let outbox: usize = run.outbox_added.iter().map(|row| ROW + row.value.len()).sum();
-            let execution = run.execution.as_ref().map_or(0, |execution| 8 * ROW + execution.info.len());
-            let tasks = ROW * (run.tasks_added.len() + run.tasks_removed.len() + run.outbox_removed.len());
+            let history: usize = run
+                .history
+                .iter()
+                .map(|batch| ROW + batch.bytes.len())
+                .sum();
+            let state: usize = run
+                .state
+                .iter()
+                .map(|row| ROW + row.value.as_ref().map_or(0, |value| value.len()))
+                .sum();
+            let outbox: usize = run
+                .outbox_added
+                .iter()
+                .map(|row| ROW + row.value.len())
+                .sum();
+            let execution = run
+                .execution
+                .as_ref()
+                .map_or(0, |execution| 8 * ROW + execution.info.len());
+            let tasks =
+                ROW * (run.tasks_added.len() + run.tasks_removed.len() + run.outbox_removed.len());
             // A copied history is read from the store; its size is not known here.
             ROW + history + state + outbox + execution + tasks
         })
@@ -250,7 +288,11 @@ fn settle(shared: &Shared, failed: &mut FailedLanes, batch: &[Submission]) -> Ve
             None => commits.push(&submission.commit),
         }
     }
-    let batch_error = if commits.is_empty() { None } else { apply(shared, &commits).err() };
+    let batch_error = if commits.is_empty() {
+        None
+    } else {
+        apply(shared, &commits).err()
+    };
     if batch_error.is_none() && lost == 0 {
         shared.stats.settled(batch.len(), 0);
         return Vec::new();
@@ -272,7 +314,10 @@ fn settle(shared: &Shared, failed: &mut FailedLanes, batch: &[Submission]) -> Ve
         }
         outcomes.push(outcome);
     }
-    shared.stats.settled(batch.len(), outcomes.iter().filter(|outcome| outcome.is_err()).count());
+    shared.stats.settled(
+        batch.len(),
+        outcomes.iter().filter(|outcome| outcome.is_err()).count(),
+    );
     outcomes
 }
 
@@ -280,8 +325,15 @@ fn settle(shared: &Shared, failed: &mut FailedLanes, batch: &[Submission]) -> Ve
 /// that everybody waits for.
 fn apply(shared: &Shared, commits: &[&Commit]) -> Result<(), Error> {
     let started = Instant::now();
-    let applied = catch_unwind(AssertUnwindSafe(|| shared.store.apply(commits))).unwrap_or_else(|_| Err(Error::Io("the store panicked; see its message above".into())));
-    shared.stats.applied(commits.len(), started.elapsed(), applied.is_ok());
+    let applied =
+        catch_unwind(AssertUnwindSafe(|| shared.store.apply(commits))).unwrap_or_else(|_| {
+            Err(Error::Io(
+                "the store panicked; see its message above".into(),
+            ))
+        });
+    shared
+        .stats
+        .applied(commits.len(), started.elapsed(), applied.is_ok());
     applied
 }
 

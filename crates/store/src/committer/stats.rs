@@ -53,7 +53,9 @@ impl Buckets {
     }
 
     fn snapshot(&self) -> Histogram {
-        Histogram { buckets: std::array::from_fn(|bucket| self.0[bucket].load(Relaxed)) }
+        Histogram {
+            buckets: std::array::from_fn(|bucket| self.0[bucket].load(Relaxed)),
+        }
     }
 }
 
@@ -107,11 +109,23 @@ mod tests {
 
     #[test]
     fn values_land_below_their_upper_bound() {
-        for (value, bucket) in [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (512, 9), (u64::MAX >> 1, BUCKETS - 1)] {
+        for (value, bucket) in [
+            (0, 0),
+            (1, 0),
+            (2, 1),
+            (3, 2),
+            (4, 2),
+            (5, 3),
+            (512, 9),
+            (u64::MAX >> 1, BUCKETS - 1),
+        ] {
             let buckets = Buckets::default();
             buckets.add(value);
             assert_eq!(buckets.snapshot().buckets[bucket], 1, "{value}");
-            assert!(Histogram::upper_bound(bucket).is_none_or(|bound| value <= bound), "{value}");
+            assert!(
+                Histogram::upper_bound(bucket).is_none_or(|bound| value <= bound),
+                "{value}"
+            );
         }
     }
 }

@@ -40,8 +40,10 @@ const LONG_READS_WAIT: Duration = Duration::from_secs(1);
 /// What the writer and the thread both know.
 #[derive(Default)]
 struct Shared {
-    /// Pages in the log after a transaction that wrote, until the writer has looked; 0 then.
-    logged: AtomicI64,
+    /// Pages in the log after the last transaction that wrote.
+    frames: AtomicI64,
+    /// There was such a transaction since the writer last looked.
+    logged: AtomicBool,
     /// How many of them are in the data file.
     copied: AtomicI64,
     /// The thread is at work, or about to be.
@@ -60,13 +62,16 @@ struct Orders {
 }
 
 impl Shared {
-    /// Accounts for a checkpoint that reached page `copied` of a log of `frames` pages: SQLite flushes
-    /// the log before it copies, and the data file when it copied all.
-    fn checkpointed(&self, (frames, copied): (i32, i32)) {
+    /// Accounts for a checkpoint that copied up to page `copied`: SQLite flushes the log before it
+    /// copies, and the data file if by then it has copied all there is. Says whether it did that.
+    fn checkpointed(&self, copied: i32) -> bool {
         let copied = i64::from(copied);
-        if copied > self.copied.swap(copied, Ordering::Relaxed) {
-            self.fsyncs.fetch_add(if i64::from(frames) == copied { 2 } else { 1 }, Ordering::Relaxed);
+        if copied <= self.copied.swap(copied, Ordering::Relaxed) {
+            return false;
         }
+        let all = copied >= self.frames.load(Ordering::Relaxed);
+        self.fsyncs.fetch_add(1 + u64::from(all), Ordering::Relaxed);
+        all
     }
 }
 
@@ -94,7 +99,12 @@ pub(super) struct Checkpointer {
 
 impl Checkpointer {
     /// Takes over the log of `writer`, which may hold what a crash left.
-    pub(super) fn start(path: &Path, data: Arc<File>, writer: &mut Connection, synchronous: bool) -> Result<Self, Error> {
+    pub(super) fn start(
+        path: &Path,
+        data: Arc<File>,
+        writer: &mut Connection,
+        synchronous: bool,
+    ) -> Result<Self, Error> {
         let shared = Arc::new(Shared::default());
         // From an empty log on, the flush count is known exactly.
         let (_, copied) = writer.wal_checkpoint_v2(None::<&str>, CheckpointMode::TRUNCATE)?;
@@ -103,7 +113,8 @@ impl Checkpointer {
         }
         let gauge = shared.clone();
         writer.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, frames: i32| {
-            gauge.logged.store(i64::from(frames), Ordering::Relaxed);
+            gauge.frames.store(i64::from(frames), Ordering::Relaxed);
+            gauge.logged.store(true, Ordering::Relaxed);
             Ok(())
         }))?;
         let conn = open::checkpoint_connection(path)?;
@@ -112,7 +123,13 @@ impl Checkpointer {
             .name("tidemill-checkpoint".into())
             .spawn(move || run(&orders, &conn, &data))
             .map_err(|fault| Error::Io(format!("cannot start the checkpoint thread: {fault}")))?;
-        Ok(Checkpointer { shared, synchronous, frames_before: i64::MAX, passed_at: 0, thread: Some(thread) })
+        Ok(Checkpointer {
+            shared,
+            synchronous,
+            frames_before: i64::MAX,
+            passed_at: 0,
+            thread: Some(thread),
+        })
     }
 
     pub(super) fn fsyncs(&self) -> Fsyncs {
@@ -122,10 +139,10 @@ impl Checkpointer {
     /// To be called after each transaction.
     pub(super) fn committed(&mut self, writer: &Connection) {
         let shared = &self.shared;
-        let frames = shared.logged.swap(0, Ordering::Relaxed);
-        if frames == 0 {
+        if !shared.logged.swap(false, Ordering::Relaxed) {
             return;
         }
+        let frames = shared.frames.load(Ordering::Relaxed);
         let restarted = frames <= self.frames_before;
         self.frames_before = frames;
         if restarted {
@@ -133,11 +150,16 @@ impl Checkpointer {
             shared.copied.store(0, Ordering::Relaxed);
         }
         // A commit flushes the log once; a log that begins again flushes its new header too.
-        shared.fsyncs.fetch_add(u64::from(self.synchronous) + u64::from(restarted), Ordering::Relaxed);
+        shared.fsyncs.fetch_add(
+            u64::from(self.synchronous) + u64::from(restarted),
+            Ordering::Relaxed,
+        );
 
         if shared.passed.swap(false, Ordering::Acquire) {
             self.finish(writer, frames);
-        } else if frames - self.passed_at >= PASS_FRAMES && !shared.passing.swap(true, Ordering::Relaxed) {
+        } else if frames - self.passed_at >= PASS_FRAMES
+            && !shared.passing.swap(true, Ordering::Relaxed)
+        {
             self.passed_at = frames;
             shared.orders.lock().pass = true;
             shared.ordered.notify_one();
@@ -146,14 +168,20 @@ impl Checkpointer {
 
     /// Copies what the thread left. Failure costs nothing but a longer log: what is committed is in it.
     fn finish(&self, writer: &Connection, frames: i64) {
-        let wait = if frames < LONG_FRAMES { READS_WAIT } else { LONG_READS_WAIT };
+        let wait = if frames < LONG_FRAMES {
+            READS_WAIT
+        } else {
+            LONG_READS_WAIT
+        };
         // Setting a timeout cannot fail on an open connection.
         let _ = writer.busy_timeout(wait);
         let finished = writer.wal_checkpoint_v2(None::<&str>, CheckpointMode::RESTART);
         let _ = writer.busy_timeout(open::BUSY_TIMEOUT);
         // Kept from restarting the log, it may have copied all the same. A passive checkpoint tells.
-        if let Ok(progress) = finished.or_else(|_| writer.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE)) {
-            self.shared.checkpointed(progress);
+        if let Ok((_, copied)) =
+            finished.or_else(|_| writer.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE))
+        {
+            self.shared.checkpointed(copied);
         }
         self.shared.passing.store(false, Ordering::Relaxed);
     }
@@ -183,10 +211,10 @@ fn run(shared: &Shared, conn: &Connection, data: &File) {
             }
             orders.pass = false;
         }
-        if let Ok(progress) = conn.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
-            shared.checkpointed(progress);
-            // SQLite leaves the flush to whoever copies the last page, and that is the writer.
-            if progress.0 != progress.1 && data.sync_data().is_ok() {
+        if let Ok((_, copied)) = conn.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
+            // With commits beside it, SQLite leaves the data file's flush to the pass that copies the
+            // last page. That is the writer's, so most of it is done here.
+            if !shared.checkpointed(copied) && data.sync_data().is_ok() {
                 shared.fsyncs.fetch_add(1, Ordering::Relaxed);
             }
         }

@@ -13,7 +13,12 @@ use crate::{AttributeValue, Error, Execution};
 const DIVISION: &str = "TemporalNamespaceDivision";
 
 /// Writes the row and replaces the run's attributes.
-pub(super) fn put(conn: &Connection, run: i64, namespace: i64, execution: &Execution) -> Result<(), Error> {
+pub(super) fn put(
+    conn: &Connection,
+    run: i64,
+    namespace: i64,
+    execution: &Execution,
+) -> Result<(), Error> {
     let division = division(execution);
     let unchanged: Option<bool> = conn
         .prepare_cached("SELECT status = ?2 AND start_time = ?3 AND close_time IS ?4 AND delete_after IS ?5 AND division IS ?6 FROM executions WHERE run = ?1")?
@@ -23,10 +28,22 @@ pub(super) fn put(conn: &Connection, run: i64, namespace: i64, execution: &Execu
         None => insert(conn, run, namespace, division, execution)?,
         Some(unchanged) => update(conn, run, division, execution, unchanged)?,
     }
-    put_attributes(conn, run, namespace, &execution.attributes, unchanged.is_none())
+    put_attributes(
+        conn,
+        run,
+        namespace,
+        &execution.attributes,
+        unchanged.is_none(),
+    )
 }
 
-fn insert(conn: &Connection, run: i64, namespace: i64, division: Option<&str>, execution: &Execution) -> Result<(), Error> {
+fn insert(
+    conn: &Connection,
+    run: i64,
+    namespace: i64,
+    division: Option<&str>,
+    execution: &Execution,
+) -> Result<(), Error> {
     conn.prepare_cached(
         "INSERT INTO executions (run, namespace, workflow_id, run_id, workflow_type, task_queue, status, start_time, execution_time, close_time,
            history_length, history_size_bytes, execution_duration, state_transition_count,
@@ -70,8 +87,18 @@ const UPDATE: &str = "UPDATE executions SET task_queue = ?2, execution_time = ?3
    state_transition_count = ?7, info = ?8, status = ?9, start_time = ?10, close_time = ?11, delete_after = ?12, division = ?13
  WHERE run = ?1";
 
-fn update(conn: &Connection, run: i64, division: Option<&str>, execution: &Execution, unindexed_only: bool) -> Result<(), Error> {
-    let mut statement = conn.prepare_cached(if unindexed_only { UPDATE_UNINDEXED } else { UPDATE })?;
+fn update(
+    conn: &Connection,
+    run: i64,
+    division: Option<&str>,
+    execution: &Execution,
+    unindexed_only: bool,
+) -> Result<(), Error> {
+    let mut statement = conn.prepare_cached(if unindexed_only {
+        UPDATE_UNINDEXED
+    } else {
+        UPDATE
+    })?;
     bind_unindexed(&mut statement, run, execution)?;
     if !unindexed_only {
         statement.raw_bind_parameter(9, execution.status)?;
@@ -84,7 +111,11 @@ fn update(conn: &Connection, run: i64, division: Option<&str>, execution: &Execu
     Ok(())
 }
 
-fn bind_unindexed(statement: &mut Statement<'_>, run: i64, execution: &Execution) -> Result<(), Error> {
+fn bind_unindexed(
+    statement: &mut Statement<'_>,
+    run: i64,
+    execution: &Execution,
+) -> Result<(), Error> {
     statement.raw_bind_parameter(1, run)?;
     statement.raw_bind_parameter(2, &execution.task_queue)?;
     statement.raw_bind_parameter(3, execution.execution_time)?;
@@ -97,10 +128,13 @@ fn bind_unindexed(statement: &mut Statement<'_>, run: i64, execution: &Execution
 }
 
 fn division(execution: &Execution) -> Option<&str> {
-    execution.attributes.iter().find_map(|(name, value)| match value {
-        AttributeValue::Keyword(division) if name == DIVISION => Some(&**division),
-        _ => None,
-    })
+    execution
+        .attributes
+        .iter()
+        .find_map(|(name, value)| match value {
+            AttributeValue::Keyword(division) if name == DIVISION => Some(&**division),
+            _ => None,
+        })
 }
 
 /// One value as `attributes` stores it; ordered, so that old and new rows can be compared.
@@ -119,7 +153,12 @@ impl Scalar {
             // Zero has two sets of bits, but is one key to SQLite.
             Value::Real(value) => Scalar::Real((value + 0.0).to_bits()),
             Value::Text(text) => Scalar::Text(text),
-            other => return Err(Error::Corrupt(format!("an attribute's value is {}", other.data_type()))),
+            other => {
+                return Err(Error::Corrupt(format!(
+                    "an attribute's value is {}",
+                    other.data_type()
+                )));
+            }
         })
     }
 }
@@ -135,19 +174,35 @@ impl ToSql for Scalar {
 }
 
 /// Writes only the difference: most upserts, and nearly every close, leave the attributes alone.
-fn put_attributes(conn: &Connection, run: i64, namespace: i64, attributes: &[(String, AttributeValue)], fresh: bool) -> Result<(), Error> {
+fn put_attributes(
+    conn: &Connection,
+    run: i64,
+    namespace: i64,
+    attributes: &[(String, AttributeValue)],
+    fresh: bool,
+) -> Result<(), Error> {
     let mut wanted: BTreeSet<(String, Scalar)> = BTreeSet::new();
     for (name, value) in attributes.iter().filter(|(name, _)| name != DIVISION) {
         for value in index_values(value) {
             wanted.insert((name.clone(), Scalar::new(value)?));
         }
     }
-    let stored = if fresh { BTreeSet::new() } else { stored_attributes(conn, run)? };
+    let stored = if fresh {
+        BTreeSet::new()
+    } else {
+        stored_attributes(conn, run)?
+    };
     for (name, value) in stored.difference(&wanted) {
-        conn.prepare_cached("DELETE FROM attributes WHERE namespace = ?1 AND name = ?2 AND value = ?3 AND run = ?4")?.execute(params![namespace, name, value, run])?;
+        conn.prepare_cached(
+            "DELETE FROM attributes WHERE namespace = ?1 AND name = ?2 AND value = ?3 AND run = ?4",
+        )?
+        .execute(params![namespace, name, value, run])?;
     }
     for (name, value) in wanted.difference(&stored) {
-        conn.prepare_cached("INSERT INTO attributes (namespace, name, value, run) VALUES (?1, ?2, ?3, ?4)")?.execute(params![namespace, name, value, run])?;
+        conn.prepare_cached(
+            "INSERT INTO attributes (namespace, name, value, run) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![namespace, name, value, run])?;
     }
     Ok(())
 }

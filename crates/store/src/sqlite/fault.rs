@@ -10,14 +10,19 @@ impl From<rusqlite::Error> for Error {
         match &fault {
             Sqlite::SqliteFailure(code, _) => match code.code {
                 ErrorCode::ConstraintViolation => Error::Rejected(fault.to_string()),
-                ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Error::Corrupt(fault.to_string()),
-                ErrorCode::DiskFull => Error::Io(format!("{fault}: free some disk space, commits go on as soon as there is some")),
+                ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
+                    Error::Corrupt(fault.to_string())
+                }
+                ErrorCode::DiskFull => Error::Io(format!(
+                    "{fault}: free some disk space, commits go on as soon as there is some"
+                )),
                 _ => Error::Io(fault.to_string()),
             },
             // A column that does not hold what this module writes into it.
-            Sqlite::FromSqlConversionFailure(..) | Sqlite::InvalidColumnType(..) | Sqlite::IntegralValueOutOfRange(..) | Sqlite::Utf8Error(..) => {
-                Error::Corrupt(fault.to_string())
-            }
+            Sqlite::FromSqlConversionFailure(..)
+            | Sqlite::InvalidColumnType(..)
+            | Sqlite::IntegralValueOutOfRange(..)
+            | Sqlite::Utf8Error(..) => Error::Corrupt(fault.to_string()),
             _ => Error::Io(fault.to_string()),
         }
     }

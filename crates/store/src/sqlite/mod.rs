@@ -22,8 +22,8 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use self::checkpoint::{Checkpointer, Fsyncs};
 use self::readers::Readers;
 use crate::{
-    Commit, Error, ExecutionCount, ExecutionPage, HistoryBatch, NamespaceId, NamespaceWrite, Nanos, OutboxRow, QueueName, RunId, RunIdentity, RunNo, Store,
-    StoredRun, StoredTask, visibility,
+    Commit, Error, ExecutionCount, ExecutionPage, HistoryBatch, NamespaceId, NamespaceWrite, Nanos,
+    OutboxRow, QueueName, RunId, RunIdentity, RunNo, Store, StoredRun, StoredTask, visibility,
 };
 
 /// How much a power failure may take.
@@ -72,15 +72,33 @@ impl SqliteStore {
     ///
     /// A file that is not ours or that a newer version wrote is refused and stays as it is.
     pub fn open(path: &Path, options: Options) -> Result<Self, Error> {
-        let open::Opened { mut writer, path, data, lock } = open::open(path, &options)?;
+        let open::Opened {
+            mut writer,
+            path,
+            data,
+            lock,
+        } = open::open(path, &options)?;
         let data = Arc::new(data);
-        let checkpointer = Checkpointer::start(&path, data.clone(), &mut writer, options.durability == Durability::Full)?;
+        let checkpointer = Checkpointer::start(
+            &path,
+            data.clone(),
+            &mut writer,
+            options.durability == Durability::Full,
+        )?;
         write::forget_empty_queues(&writer)?;
         Ok(SqliteStore {
             readers: Some(Readers::new(path.clone())),
             fsyncs: Some(checkpointer.fsyncs()),
-            writer: Mutex::new(Writer { checkpointer: Some(checkpointer), conn: writer, known: write::Known::default() }),
-            file: Some(OpenFile { path, _data: data, _lock: lock }),
+            writer: Mutex::new(Writer {
+                checkpointer: Some(checkpointer),
+                conn: writer,
+                known: write::Known::default(),
+            }),
+            file: Some(OpenFile {
+                path,
+                _data: data,
+                _lock: lock,
+            }),
         })
     }
 
@@ -89,7 +107,16 @@ impl SqliteStore {
         let mut conn = Connection::open_in_memory()?;
         schema::migrate(&mut conn)?;
         conn.set_prepared_statement_cache_capacity(128);
-        Ok(SqliteStore { readers: None, writer: Mutex::new(Writer { checkpointer: None, conn, known: write::Known::default() }), fsyncs: None, file: None })
+        Ok(SqliteStore {
+            readers: None,
+            writer: Mutex::new(Writer {
+                checkpointer: None,
+                conn,
+                known: write::Known::default(),
+            }),
+            fsyncs: None,
+            file: None,
+        })
     }
 
     /// The data file's absolute path; `None` for a store in memory.
@@ -102,7 +129,11 @@ impl SqliteStore {
     #[doc(hidden)]
     pub fn limit_pages(&self, pages: Option<u32>) -> Result<(), Error> {
         let writer = self.writer.lock();
-        writer.conn.query_row(&format!("PRAGMA max_page_count = {}", pages.unwrap_or(u32::MAX - 1)), [], |_| Ok(()))?;
+        writer.conn.query_row(
+            &format!("PRAGMA max_page_count = {}", pages.unwrap_or(u32::MAX - 1)),
+            [],
+            |_| Ok(()),
+        )?;
         Ok(())
     }
 
@@ -151,11 +182,20 @@ impl Store for SqliteStore {
         self.read(read::high_water)
     }
 
-    fn current_run(&self, namespace: &NamespaceId, workflow_id: &str) -> Result<Option<RunIdentity>, Error> {
+    fn current_run(
+        &self,
+        namespace: &NamespaceId,
+        workflow_id: &str,
+    ) -> Result<Option<RunIdentity>, Error> {
         self.read(|conn| read::current_run(conn, namespace, workflow_id))
     }
 
-    fn find_run(&self, namespace: &NamespaceId, workflow_id: &str, run_id: &RunId) -> Result<Option<RunIdentity>, Error> {
+    fn find_run(
+        &self,
+        namespace: &NamespaceId,
+        workflow_id: &str,
+        run_id: &RunId,
+    ) -> Result<Option<RunIdentity>, Error> {
         self.read(|conn| read::find_run(conn, namespace, workflow_id, run_id))
     }
 
@@ -163,11 +203,23 @@ impl Store for SqliteStore {
         self.read(|conn| read::load_run(conn, run))
     }
 
-    fn read_history(&self, run: RunNo, from_event_id: i64, to_event_id: i64, limit: usize, reverse: bool) -> Result<Vec<HistoryBatch>, Error> {
+    fn read_history(
+        &self,
+        run: RunNo,
+        from_event_id: i64,
+        to_event_id: i64,
+        limit: usize,
+        reverse: bool,
+    ) -> Result<Vec<HistoryBatch>, Error> {
         self.read(|conn| read::read_history(conn, run, from_event_id, to_event_id, limit, reverse))
     }
 
-    fn due_runs(&self, after: (Nanos, RunNo), until: Nanos, limit: usize) -> Result<Vec<(Nanos, RunIdentity)>, Error> {
+    fn due_runs(
+        &self,
+        after: (Nanos, RunNo),
+        until: Nanos,
+        limit: usize,
+    ) -> Result<Vec<(Nanos, RunIdentity)>, Error> {
         self.read(|conn| read::due_runs(conn, after, until, limit))
     }
 
@@ -175,7 +227,12 @@ impl Store for SqliteStore {
         self.read(read::queues_with_tasks)
     }
 
-    fn read_tasks(&self, queue: &QueueName, from: (u8, i64), limit: usize) -> Result<Vec<StoredTask>, Error> {
+    fn read_tasks(
+        &self,
+        queue: &QueueName,
+        from: (u8, i64),
+        limit: usize,
+    ) -> Result<Vec<StoredTask>, Error> {
         self.read(|conn| read::read_tasks(conn, queue, from, limit))
     }
 
@@ -183,7 +240,11 @@ impl Store for SqliteStore {
         self.read(|conn| read::count_tasks(conn, queue))
     }
 
-    fn read_outbox(&self, after: (RunNo, i64), limit: usize) -> Result<Vec<(RunIdentity, OutboxRow)>, Error> {
+    fn read_outbox(
+        &self,
+        after: (RunNo, i64),
+        limit: usize,
+    ) -> Result<Vec<(RunIdentity, OutboxRow)>, Error> {
         self.read(|conn| read::read_outbox(conn, after, limit))
     }
 
@@ -191,7 +252,12 @@ impl Store for SqliteStore {
         self.read(|conn| read::expired_runs(conn, now, limit))
     }
 
-    fn runs_of_namespace(&self, namespace: &NamespaceId, after: RunNo, limit: usize) -> Result<Vec<RunIdentity>, Error> {
+    fn runs_of_namespace(
+        &self,
+        namespace: &NamespaceId,
+        after: RunNo,
+        limit: usize,
+    ) -> Result<Vec<RunIdentity>, Error> {
         self.read(|conn| read::runs_of_namespace(conn, namespace, after, limit))
     }
 
@@ -199,7 +265,14 @@ impl Store for SqliteStore {
         self.read(read::namespaces)
     }
 
-    fn list(&self, schema: &visibility::Schema, namespace: &NamespaceId, filter: &str, page_size: usize, page: Option<&[u8]>) -> Result<ExecutionPage, Error> {
+    fn list(
+        &self,
+        schema: &visibility::Schema,
+        namespace: &NamespaceId,
+        filter: &str,
+        page_size: usize,
+        page: Option<&[u8]>,
+    ) -> Result<ExecutionPage, Error> {
         self.read(|conn| {
             // Number 0 is no namespace: the filter of an unknown one is still checked.
             let number = read::namespace(conn, namespace)?.unwrap_or(0);
@@ -207,17 +280,22 @@ impl Store for SqliteStore {
         })
     }
 
-    fn count(&self, schema: &visibility::Schema, namespace: &NamespaceId, filter: &str) -> Result<ExecutionCount, Error> {
+    fn count(
+        &self,
+        schema: &visibility::Schema,
+        namespace: &NamespaceId,
+        filter: &str,
+    ) -> Result<ExecutionCount, Error> {
         self.read(|conn| {
             let number = read::namespace(conn, namespace)?.unwrap_or(0);
             visibility::count(conn, schema, number, filter)
         })
     }
 
-    /// Derived from what SQLite does, which a test compares with the system calls of a process: one
-    /// flush of the log per transaction (none with [`Durability::Relaxed`]), one of its header each
-    /// time it begins again, and for a checkpoint one of the log and one of the data file. What
-    /// opening and closing the file flushes is not counted.
+    /// Derived from what SQLite is known to do: one flush of the log per transaction (none with
+    /// [`Durability::Relaxed`]), one of its header each time it begins again, and for a checkpoint
+    /// one of the log and one of the data file. What opening and closing the file flushes is not
+    /// counted. `examples/commit_cost.rs` under `strace -fc` shows the same numbers.
     fn fsyncs(&self) -> u64 {
         self.fsyncs.as_ref().map_or(0, Fsyncs::get)
     }

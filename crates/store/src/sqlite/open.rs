@@ -35,33 +35,60 @@ pub(super) struct Opened {
 pub(super) fn open(path: &Path, options: &Options) -> Result<Opened, Error> {
     let path = resolve(path)?;
     let lock = lock(&path)?;
-    let data = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(|fault| unusable(&path, &fault))?;
+    let data = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|fault| unusable(&path, &fault))?;
     check_header(&path, &data)?;
 
-    let mut writer = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(|fault| refused(&path, fault))?;
+    let mut writer = Connection::open_with_flags(
+        &path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )
+    .map_err(|fault| refused(&path, fault))?;
     // The file is created in rollback mode, so that its header is complete from its first transaction
     // on: `check_header` may then trust it.
     writer.busy_timeout(BUSY_TIMEOUT)?;
     check_tables(&path, &writer)?;
     schema::migrate(&mut writer)?;
-    let mode: String = writer.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0)).map_err(|fault| refused(&path, fault))?;
+    let mode: String = writer
+        .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+        .map_err(|fault| refused(&path, fault))?;
     if mode != "wal" {
-        return Err(Error::Unusable { path: display(&path), reason: format!("its file system does not support write-ahead logging (mode {mode}): put the file on a local disk") });
+        return Err(Error::Unusable {
+            path: display(&path),
+            reason: format!(
+                "its file system does not support write-ahead logging (mode {mode}): put the file on a local disk"
+            ),
+        });
     }
     writer.execute_batch(match options.durability {
         // `fullfsync` matters on macOS alone, where a plain fsync leaves data in the drive's cache.
-        Durability::Full => "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON;",
+        Durability::Full => {
+            "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; PRAGMA checkpoint_fullfsync = ON;"
+        }
         Durability::Relaxed => "PRAGMA synchronous = NORMAL;",
     })?;
     // Checkpoints are run by `checkpoint`; the log gives space back after a burst.
     writer.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY;")?;
     writer.set_prepared_statement_cache_capacity(128);
-    Ok(Opened { writer, path, data, lock })
+    Ok(Opened {
+        writer,
+        path,
+        data,
+        lock,
+    })
 }
 
 /// One more connection that may write, for checkpoints.
 pub(super) fn checkpoint_connection(path: &Path) -> Result<Connection, Error> {
-    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let conn = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
     conn.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA synchronous = FULL; PRAGMA checkpoint_fullfsync = ON; PRAGMA cache_size = 1;")?;
     Ok(conn)
@@ -69,7 +96,10 @@ pub(super) fn checkpoint_connection(path: &Path) -> Result<Connection, Error> {
 
 /// A connection that only reads.
 pub(super) fn reader_connection(path: &Path) -> Result<Connection, Error> {
-    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let conn = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
     conn.execute_batch("PRAGMA cache_size = -8192; PRAGMA temp_store = MEMORY;")?;
     conn.set_prepared_statement_cache_capacity(64);
@@ -81,15 +111,25 @@ fn resolve(path: &Path) -> Result<PathBuf, Error> {
     match path.canonicalize() {
         Ok(path) => Ok(path),
         Err(fault) if fault.kind() == ErrorKind::NotFound => {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let folder = path
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty())
+                .unwrap_or(Path::new("."));
             let Some(name) = path.file_name() else {
-                return Err(Error::Unusable { path: display(path), reason: "this does not name a file: give the path of a file".into() });
+                return Err(Error::Unusable {
+                    path: display(path),
+                    reason: "this does not name a file: give the path of a file".into(),
+                });
             };
             match folder.canonicalize() {
                 Ok(folder) => Ok(folder.join(name)),
-                Err(fault) if fault.kind() == ErrorKind::NotFound => {
-                    Err(Error::Unusable { path: display(path), reason: format!("the folder {} does not exist: create it, or choose another --data-file", display(folder)) })
-                }
+                Err(fault) if fault.kind() == ErrorKind::NotFound => Err(Error::Unusable {
+                    path: display(path),
+                    reason: format!(
+                        "the folder {} does not exist: create it, or choose another --data-file",
+                        display(folder)
+                    ),
+                }),
                 Err(fault) => Err(unusable(path, &fault)),
             }
         }
@@ -102,23 +142,42 @@ fn resolve(path: &Path) -> Result<PathBuf, Error> {
 /// end: removing a lock file races with whoever is about to lock it.
 fn lock(path: &Path) -> Result<File, Error> {
     if path.is_dir() {
-        return Err(Error::Unusable { path: display(path), reason: "this is a folder: give the path of a file in it".into() });
+        return Err(Error::Unusable {
+            path: display(path),
+            reason: "this is a folder: give the path of a file in it".into(),
+        });
     }
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&name).map_err(|fault| unusable(Path::new(&name), &fault))?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&name)
+        .map_err(|fault| unusable(Path::new(&name), &fault))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked { path: display(path) }),
-        Err(TryLockError::Error(fault)) => Err(Error::Unusable { path: display(path), reason: format!("cannot lock it: {fault}; put the file on a local disk") }),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked {
+            path: display(path),
+        }),
+        Err(TryLockError::Error(fault)) => Err(Error::Unusable {
+            path: display(path),
+            reason: format!("cannot lock it: {fault}; put the file on a local disk"),
+        }),
     }
 }
 
 /// Refuses what is not ours before SQLite gets to see it, since opening alone may change a file.
 fn check_header(path: &Path, mut data: &File) -> Result<(), Error> {
-    let not_ours = |reason: &str| Error::NotADataFile { path: display(path), reason: format!("{reason}; choose another --data-file") };
+    let not_ours = |reason: &str| Error::NotADataFile {
+        path: display(path),
+        reason: format!("{reason}; choose another --data-file"),
+    };
     let mut header = Vec::with_capacity(HEADER_BYTES);
-    data.by_ref().take(HEADER_BYTES as u64).read_to_end(&mut header).map_err(|fault| unusable(path, &fault))?;
+    data.by_ref()
+        .take(HEADER_BYTES as u64)
+        .read_to_end(&mut header)
+        .map_err(|fault| unusable(path, &fault))?;
     if header.is_empty() {
         return Ok(());
     }
@@ -130,9 +189,15 @@ fn check_header(path: &Path, mut data: &File) -> Result<(), Error> {
     // A creation that was cut off: the journal takes the file back to nothing.
     let unfinished = leftover("-journal");
     if header.len() < HEADER_BYTES || &header[..16] != MAGIC {
-        return if unfinished { Ok(()) } else { Err(not_ours("it is not an SQLite file")) };
+        return if unfinished {
+            Ok(())
+        } else {
+            Err(not_ours("it is not an SQLite file"))
+        };
     }
-    let field = |at: usize| i32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let field = |at: usize| {
+        i32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
     let (mut found, application) = (i64::from(field(60)), field(68));
     if application != schema::APPLICATION_ID && !unfinished {
         return Err(not_ours("it is the SQLite file of another application"));
@@ -140,40 +205,62 @@ fn check_header(path: &Path, mut data: &File) -> Result<(), Error> {
     // A newer version may have raised the format in the log alone. A connection that only reads
     // leaves both files as they are.
     if leftover("-wal") {
-        let conn = reader_connection(path).map_err(|fault| Error::Unusable { path: display(path), reason: fault.to_string() })?;
+        let conn = reader_connection(path).map_err(|fault| Error::Unusable {
+            path: display(path),
+            reason: fault.to_string(),
+        })?;
         found = found.max(schema::format(&conn)?);
     }
     if found > schema::FORMAT {
-        return Err(Error::NewerFormat { found, supported: schema::FORMAT });
+        return Err(Error::NewerFormat {
+            found,
+            supported: schema::FORMAT,
+        });
     }
     Ok(())
 }
 
 /// The same check for a file whose header could not be trusted: tables without our mark.
 fn check_tables(path: &Path, conn: &Connection) -> Result<(), Error> {
-    let application: i32 = conn.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(|fault| refused(path, fault))?;
-    let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(|fault| refused(path, fault))?;
+    let application: i32 = conn
+        .query_row("PRAGMA application_id", [], |row| row.get(0))
+        .map_err(|fault| refused(path, fault))?;
+    let tables: i64 = conn
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(|fault| refused(path, fault))?;
     if tables > 0 && application != schema::APPLICATION_ID {
-        return Err(Error::NotADataFile { path: display(path), reason: "it is the SQLite file of another application; choose another --data-file".into() });
+        return Err(Error::NotADataFile {
+            path: display(path),
+            reason: "it is the SQLite file of another application; choose another --data-file"
+                .into(),
+        });
     }
     Ok(())
 }
 
 fn refused(path: &Path, fault: rusqlite::Error) -> Error {
     match Error::from(fault) {
-        Error::Io(reason) => Error::Unusable { path: display(path), reason },
+        Error::Io(reason) => Error::Unusable {
+            path: display(path),
+            reason,
+        },
         other => other,
     }
 }
 
 fn unusable(path: &Path, fault: &std::io::Error) -> Error {
     let advice = match fault.kind() {
-        ErrorKind::PermissionDenied => "give this user the right to write the file and its folder, or choose another --data-file",
+        ErrorKind::PermissionDenied => {
+            "give this user the right to write the file and its folder, or choose another --data-file"
+        }
         ErrorKind::ReadOnlyFilesystem => "its file system is read-only: choose another --data-file",
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some disk space",
         _ => "choose another --data-file",
     };
-    Error::Unusable { path: display(path), reason: format!("{fault}: {advice}") }
+    Error::Unusable {
+        path: display(path),
+        reason: format!("{fault}: {advice}"),
+    }
 }
 
 fn display(path: &Path) -> String {

@@ -7,7 +7,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::schema::{KIND_DUE, KIND_TASK, META_RUN_HIGH_WATER};
 use crate::{
-    Error, HistoryBatch, NamespaceId, NamespaceWrite, Nanos, OutboxRow, QueueName, RunId, RunIdentity, RunNo, StateRow, StoredRun, StoredTask, TaskKey, TaskRow,
+    Error, HistoryBatch, NamespaceId, NamespaceWrite, Nanos, OutboxRow, QueueName, RunId,
+    RunIdentity, RunNo, StateRow, StoredRun, StoredTask, TaskKey, TaskRow,
 };
 
 type Read<T> = rusqlite::Result<T>;
@@ -20,15 +21,36 @@ macro_rules! identity {
 }
 
 fn identity(row: &Row<'_>, at: usize) -> Read<RunIdentity> {
-    Ok(RunIdentity { run: RunNo(row.get(at)?), namespace: row.get(at + 1)?, workflow_id: row.get(at + 2)?, run_id: row.get(at + 3)? })
+    Ok(RunIdentity {
+        run: RunNo(row.get(at)?),
+        namespace: row.get(at + 1)?,
+        workflow_id: row.get(at + 2)?,
+        run_id: row.get(at + 3)?,
+    })
 }
 
-fn collect<T>(conn: &Connection, sql: &str, params: impl rusqlite::Params, read: impl FnMut(&Row<'_>) -> Read<T>) -> Result<Vec<T>, Error> {
-    Ok(conn.prepare_cached(sql)?.query_map(params, read)?.collect::<Read<_>>()?)
+fn collect<T>(
+    conn: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+    read: impl FnMut(&Row<'_>) -> Read<T>,
+) -> Result<Vec<T>, Error> {
+    Ok(conn
+        .prepare_cached(sql)?
+        .query_map(params, read)?
+        .collect::<Read<_>>()?)
 }
 
-fn first<T>(conn: &Connection, sql: &str, params: impl rusqlite::Params, read: impl FnOnce(&Row<'_>) -> Read<T>) -> Result<Option<T>, Error> {
-    Ok(conn.prepare_cached(sql)?.query_row(params, read).optional()?)
+fn first<T>(
+    conn: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+    read: impl FnOnce(&Row<'_>) -> Read<T>,
+) -> Result<Option<T>, Error> {
+    Ok(conn
+        .prepare_cached(sql)?
+        .query_row(params, read)
+        .optional()?)
 }
 
 fn bytes(row: &Row<'_>, at: usize) -> Read<Bytes> {
@@ -41,20 +63,44 @@ fn limit(limit: usize) -> i64 {
 
 /// A namespace's number; `None` for one that nothing was ever written of.
 pub(super) fn namespace(conn: &Connection, id: &NamespaceId) -> Result<Option<i64>, Error> {
-    first(conn, "SELECT no FROM namespaces WHERE id = ?1", [id], |row| row.get(0))
+    first(
+        conn,
+        "SELECT no FROM namespaces WHERE id = ?1",
+        [id],
+        |row| row.get(0),
+    )
 }
 
 pub(super) fn namespaces(conn: &Connection) -> Result<Vec<NamespaceWrite>, Error> {
-    collect(conn, "SELECT id, name, value FROM namespaces WHERE value IS NOT NULL ORDER BY no", [], |row| {
-        Ok(NamespaceWrite { id: row.get(0)?, name: row.get(1)?, value: Some(bytes(row, 2)?) })
-    })
+    collect(
+        conn,
+        "SELECT id, name, value FROM namespaces WHERE value IS NOT NULL ORDER BY no",
+        [],
+        |row| {
+            Ok(NamespaceWrite {
+                id: row.get(0)?,
+                name: row.get(1)?,
+                value: Some(bytes(row, 2)?),
+            })
+        },
+    )
 }
 
 pub(super) fn high_water(conn: &Connection) -> Result<(RunNo, i64), Error> {
-    let kept: Option<i64> = first(conn, "SELECT value FROM meta WHERE key = ?1", [META_RUN_HIGH_WATER], |row| row.get(0))?;
-    let newest: Option<i64> = first(conn, "SELECT max(run) FROM executions", [], |row| row.get(0))?.flatten();
+    let kept: Option<i64> = first(
+        conn,
+        "SELECT value FROM meta WHERE key = ?1",
+        [META_RUN_HIGH_WATER],
+        |row| row.get(0),
+    )?;
+    let newest: Option<i64> = first(conn, "SELECT max(run) FROM executions", [], |row| {
+        row.get(0)
+    })?
+    .flatten();
     let mut seq = 0;
-    for queue in collect(conn, "SELECT id FROM queues", [], |row| row.get::<_, i64>(0))? {
+    for queue in collect(conn, "SELECT id FROM queues", [], |row| {
+        row.get::<_, i64>(0)
+    })? {
         // The last task of each priority, without reading the others.
         let mut below = i64::MAX;
         while let Some((priority, last)) = first(
@@ -70,7 +116,11 @@ pub(super) fn high_water(conn: &Connection) -> Result<(RunNo, i64), Error> {
     Ok((RunNo(kept.max(newest).unwrap_or(0)), seq))
 }
 
-pub(super) fn current_run(conn: &Connection, namespace: &NamespaceId, workflow_id: &str) -> Result<Option<RunIdentity>, Error> {
+pub(super) fn current_run(
+    conn: &Connection,
+    namespace: &NamespaceId,
+    workflow_id: &str,
+) -> Result<Option<RunIdentity>, Error> {
     // An index ends in the row's key: the last entry of a workflow id is its newest run.
     first(
         conn,
@@ -83,11 +133,18 @@ pub(super) fn current_run(conn: &Connection, namespace: &NamespaceId, workflow_i
     )
 }
 
-pub(super) fn find_run(conn: &Connection, namespace: &NamespaceId, workflow_id: &str, run_id: &RunId) -> Result<Option<RunIdentity>, Error> {
+pub(super) fn find_run(
+    conn: &Connection,
+    namespace: &NamespaceId,
+    workflow_id: &str,
+    run_id: &RunId,
+) -> Result<Option<RunIdentity>, Error> {
     first(
         conn,
         concat!(
-            "SELECT ", identity!(), " FROM executions e INDEXED BY executions_run_id CROSS JOIN namespaces n
+            "SELECT ",
+            identity!(),
+            " FROM executions e INDEXED BY executions_run_id CROSS JOIN namespaces n
              ON n.no = e.namespace WHERE e.run_id = ?1 AND n.id = ?2 AND e.workflow_id = ?3"
         ),
         params![run_id, namespace, workflow_id],
@@ -96,26 +153,55 @@ pub(super) fn find_run(conn: &Connection, namespace: &NamespaceId, workflow_id: 
 }
 
 pub(super) fn load_run(conn: &Connection, run: RunNo) -> Result<Option<StoredRun>, Error> {
-    let owner = concat!("SELECT ", identity!(), " FROM executions e CROSS JOIN namespaces n ON n.no = e.namespace WHERE e.run = ?1");
+    let owner = concat!(
+        "SELECT ",
+        identity!(),
+        " FROM executions e CROSS JOIN namespaces n ON n.no = e.namespace WHERE e.run = ?1"
+    );
     let Some(owner) = first(conn, owner, [run.0], |row| identity(row, 0))? else {
         return Ok(None);
     };
-    let first_batch = first(conn, "SELECT first_event_id, last_event_id, bytes FROM history WHERE run = ?1 ORDER BY first_event_id LIMIT 1", [run.0], batch)?;
+    let first_batch = first(
+        conn,
+        "SELECT first_event_id, last_event_id, bytes FROM history WHERE run = ?1 ORDER BY first_event_id LIMIT 1",
+        [run.0],
+        batch,
+    )?;
     let Some(first_batch) = first_batch else {
         return Err(Error::Corrupt(format!("run {} has no history", run.0)));
     };
-    let mut loaded = StoredRun { owner, state: Vec::new(), first_batch, outbox: outbox_of(conn, run)?, tasks: Vec::new(), due: None };
+    let mut loaded = StoredRun {
+        owner,
+        state: Vec::new(),
+        first_batch,
+        outbox: outbox_of(conn, run)?,
+        tasks: Vec::new(),
+        due: None,
+    };
     let mut places = Vec::new();
     {
-        let mut statement = conn.prepare_cached("SELECT kind, id, value FROM state WHERE run = ?1 ORDER BY kind, id")?;
+        let mut statement = conn
+            .prepare_cached("SELECT kind, id, value FROM state WHERE run = ?1 ORDER BY kind, id")?;
         let mut rows = statement.query([run.0])?;
         while let Some(row) = rows.next()? {
             let (kind, id): (i64, i64) = (row.get(0)?, row.get(1)?);
             match (kind, row.get_ref(2)?) {
                 (KIND_DUE, ValueRef::Integer(time)) => loaded.due = Some(time),
-                (KIND_TASK, ValueRef::Integer(place)) => places.push((place >> 8, place & 0xff, id)),
-                (0..=255, ValueRef::Blob(value)) => loaded.state.push(StateRow { kind: kind as u8, id, value: Some(Bytes::copy_from_slice(value)) }),
-                (kind, value) => return Err(Error::Corrupt(format!("state of run {}: kind {kind} holds {}", run.0, value.data_type()))),
+                (KIND_TASK, ValueRef::Integer(place)) => {
+                    places.push((place >> 8, place & 0xff, id))
+                }
+                (0..=255, ValueRef::Blob(value)) => loaded.state.push(StateRow {
+                    kind: kind as u8,
+                    id,
+                    value: Some(Bytes::copy_from_slice(value)),
+                }),
+                (kind, value) => {
+                    return Err(Error::Corrupt(format!(
+                        "state of run {}: kind {kind} holds {}",
+                        run.0,
+                        value.data_type()
+                    )));
+                }
             }
         }
     }
@@ -126,10 +212,25 @@ pub(super) fn load_run(conn: &Connection, run: RunNo) -> Result<Option<StoredRun
 }
 
 fn outbox_of(conn: &Connection, run: RunNo) -> Result<Vec<OutboxRow>, Error> {
-    collect(conn, "SELECT id, value FROM outbox WHERE run = ?1 ORDER BY id", [run.0], |row| Ok(OutboxRow { id: row.get(0)?, value: bytes(row, 1)? }))
+    collect(
+        conn,
+        "SELECT id, value FROM outbox WHERE run = ?1 ORDER BY id",
+        [run.0],
+        |row| {
+            Ok(OutboxRow {
+                id: row.get(0)?,
+                value: bytes(row, 1)?,
+            })
+        },
+    )
 }
 
-fn task_at(conn: &Connection, queue: i64, priority: i64, seq: i64) -> Result<Option<TaskRow>, Error> {
+fn task_at(
+    conn: &Connection,
+    queue: i64,
+    priority: i64,
+    seq: i64,
+) -> Result<Option<TaskRow>, Error> {
     first(
         conn,
         "SELECT t.priority, t.seq, t.run, t.scheduled_event_id, t.stamp, t.created, n.id, q.name, q.kind
@@ -142,7 +243,11 @@ fn task_at(conn: &Connection, queue: i64, priority: i64, seq: i64) -> Result<Opt
 
 fn task(row: &Row<'_>, queue: QueueName) -> Read<TaskRow> {
     Ok(TaskRow {
-        key: TaskKey { queue, priority: row.get(0)?, seq: row.get(1)? },
+        key: TaskKey {
+            queue,
+            priority: row.get(0)?,
+            seq: row.get(1)?,
+        },
         run: RunNo(row.get(2)?),
         scheduled_event_id: row.get(3)?,
         stamp: row.get(4)?,
@@ -151,19 +256,33 @@ fn task(row: &Row<'_>, queue: QueueName) -> Read<TaskRow> {
 }
 
 fn batch(row: &Row<'_>) -> Read<HistoryBatch> {
-    Ok(HistoryBatch { first_event_id: row.get(0)?, last_event_id: row.get(1)?, bytes: bytes(row, 2)? })
+    Ok(HistoryBatch {
+        first_event_id: row.get(0)?,
+        last_event_id: row.get(1)?,
+        bytes: bytes(row, 2)?,
+    })
 }
 
-pub(super) fn read_history(conn: &Connection, run: RunNo, from: i64, to: i64, at_most: usize, reverse: bool) -> Result<Vec<HistoryBatch>, Error> {
-    // The batch that holds `from` is the last one that does not begin after it: looking it up gives
-    // both ends of the range to the key.
-    let start: i64 = first(
+pub(super) fn read_history(
+    conn: &Connection,
+    run: RunNo,
+    from: i64,
+    to: i64,
+    at_most: usize,
+    reverse: bool,
+) -> Result<Vec<HistoryBatch>, Error> {
+    // The batch that holds `from` can only be the last one that does not begin after it: looking it
+    // up gives both ends of the range to the key.
+    let before = first(
         conn,
-        "SELECT first_event_id FROM history WHERE run = ?1 AND first_event_id <= ?2 AND last_event_id >= ?2 ORDER BY first_event_id DESC LIMIT 1",
+        "SELECT first_event_id, last_event_id FROM history WHERE run = ?1 AND first_event_id <= ?2 ORDER BY first_event_id DESC LIMIT 1",
         params![run.0, from],
-        |row| row.get(0),
-    )?
-    .unwrap_or(from);
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    let start: i64 = match before {
+        Some((start, end)) if from <= end => start,
+        _ => from,
+    };
     let sql = if reverse {
         "SELECT first_event_id, last_event_id, bytes FROM history WHERE run = ?1 AND first_event_id >= ?2 AND first_event_id <= ?3 ORDER BY first_event_id DESC LIMIT ?4"
     } else {
@@ -172,7 +291,12 @@ pub(super) fn read_history(conn: &Connection, run: RunNo, from: i64, to: i64, at
     collect(conn, sql, params![run.0, start, to, limit(at_most)], batch)
 }
 
-pub(super) fn due_runs(conn: &Connection, after: (Nanos, RunNo), until: Nanos, at_most: usize) -> Result<Vec<(Nanos, RunIdentity)>, Error> {
+pub(super) fn due_runs(
+    conn: &Connection,
+    after: (Nanos, RunNo),
+    until: Nanos,
+    at_most: usize,
+) -> Result<Vec<(Nanos, RunIdentity)>, Error> {
     collect(
         conn,
         concat!(
@@ -203,7 +327,12 @@ fn queue_number(conn: &Connection, queue: &QueueName) -> Result<Option<i64>, Err
     )
 }
 
-pub(super) fn read_tasks(conn: &Connection, queue: &QueueName, from: (u8, i64), at_most: usize) -> Result<Vec<StoredTask>, Error> {
+pub(super) fn read_tasks(
+    conn: &Connection,
+    queue: &QueueName,
+    from: (u8, i64),
+    at_most: usize,
+) -> Result<Vec<StoredTask>, Error> {
     let Some(number) = queue_number(conn, queue)? else {
         return Ok(Vec::new());
     };
@@ -219,15 +348,27 @@ pub(super) fn read_tasks(conn: &Connection, queue: &QueueName, from: (u8, i64), 
     )
 }
 
-pub(super) fn count_tasks(conn: &Connection, queue: &QueueName) -> Result<(i64, Option<Nanos>), Error> {
+pub(super) fn count_tasks(
+    conn: &Connection,
+    queue: &QueueName,
+) -> Result<(i64, Option<Nanos>), Error> {
     let Some(number) = queue_number(conn, queue)? else {
         return Ok((0, None));
     };
-    let counted = first(conn, "SELECT count(*), min(created) FROM tasks WHERE queue = ?1", [number], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let counted = first(
+        conn,
+        "SELECT count(*), min(created) FROM tasks WHERE queue = ?1",
+        [number],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
     Ok(counted.unwrap_or((0, None)))
 }
 
-pub(super) fn read_outbox(conn: &Connection, after: (RunNo, i64), at_most: usize) -> Result<Vec<(RunIdentity, OutboxRow)>, Error> {
+pub(super) fn read_outbox(
+    conn: &Connection,
+    after: (RunNo, i64),
+    at_most: usize,
+) -> Result<Vec<(RunIdentity, OutboxRow)>, Error> {
     collect(
         conn,
         concat!(
@@ -239,7 +380,11 @@ pub(super) fn read_outbox(conn: &Connection, after: (RunNo, i64), at_most: usize
     )
 }
 
-pub(super) fn expired_runs(conn: &Connection, now: Nanos, at_most: usize) -> Result<Vec<RunIdentity>, Error> {
+pub(super) fn expired_runs(
+    conn: &Connection,
+    now: Nanos,
+    at_most: usize,
+) -> Result<Vec<RunIdentity>, Error> {
     collect(
         conn,
         concat!(
@@ -251,7 +396,12 @@ pub(super) fn expired_runs(conn: &Connection, now: Nanos, at_most: usize) -> Res
     )
 }
 
-pub(super) fn runs_of_namespace(conn: &Connection, id: &NamespaceId, after: RunNo, at_most: usize) -> Result<Vec<RunIdentity>, Error> {
+pub(super) fn runs_of_namespace(
+    conn: &Connection,
+    id: &NamespaceId,
+    after: RunNo,
+    at_most: usize,
+) -> Result<Vec<RunIdentity>, Error> {
     let Some(number) = namespace(conn, id)? else {
         return Ok(Vec::new());
     };

@@ -26,14 +26,25 @@ struct Pool {
 
 impl Readers {
     pub(super) fn new(path: PathBuf) -> Self {
-        Readers { path, pool: Mutex::default(), returned: Condvar::new() }
+        Readers {
+            path,
+            pool: Mutex::default(),
+            returned: Condvar::new(),
+        }
     }
 
     /// Runs `read` on a connection that nobody else uses meanwhile. Must not be nested: with all
     /// connections lent to outer calls, the inner ones would wait for ever.
-    pub(super) fn with<T>(&self, read: impl FnOnce(&Connection) -> Result<T, Error>) -> Result<T, Error> {
+    pub(super) fn with<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let lent = self.lend()?;
-        read(lent.conn.as_ref().expect("only drop takes the connection away"))
+        read(
+            lent.conn
+                .as_ref()
+                .expect("only drop takes the connection away"),
+        )
     }
 
     fn lend(&self) -> Result<Lent<'_>, Error> {
@@ -42,7 +53,10 @@ impl Readers {
             self.returned.wait(&mut pool);
         }
         pool.lent += 1;
-        let mut lent = Lent { conn: pool.idle.pop(), readers: self };
+        let mut lent = Lent {
+            conn: pool.idle.pop(),
+            readers: self,
+        };
         drop(pool);
         if lent.conn.is_none() {
             lent.conn = Some(open::reader_connection(&self.path)?);

@@ -6,7 +6,10 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::execution;
 use super::schema::{KIND_DUE, KIND_TASK, META_RUN_HIGH_WATER};
-use crate::{Commit, Error, HistoryBatch, NamespaceId, NamespaceWrite, Nanos, QueueName, RunNo, RunWrite, StateRow, TaskKey, TaskRow};
+use crate::{
+    Commit, Error, HistoryBatch, NamespaceId, NamespaceWrite, Nanos, QueueName, RunNo, RunWrite,
+    StateRow, TaskKey, TaskRow,
+};
 
 /// Sticky queues come and go with their workers: past this many known queues, the empty ones are
 /// forgotten.
@@ -21,11 +24,19 @@ pub(super) struct Known {
 
 /// Applies the commits inside the transaction that the caller opened. When this fails, or the
 /// transaction does later, `known` is not to be used any more: it may name rows that were rolled back.
-pub(super) fn apply(conn: &Connection, known: &mut Known, commits: &[&Commit]) -> Result<(), Error> {
+pub(super) fn apply(
+    conn: &Connection,
+    known: &mut Known,
+    commits: &[&Commit],
+) -> Result<(), Error> {
     let mut writes = Writes { conn, known };
     let mut deleted_max = None;
     for commit in commits {
-        for namespace in commit.namespaces.iter().filter(|write| write.value.is_some()) {
+        for namespace in commit
+            .namespaces
+            .iter()
+            .filter(|write| write.value.is_some())
+        {
             writes.put_namespace(namespace)?;
         }
         for run in &commit.runs {
@@ -36,7 +47,11 @@ pub(super) fn apply(conn: &Connection, known: &mut Known, commits: &[&Commit]) -
                 deleted_max = deleted_max.max(Some(*run));
             }
         }
-        for namespace in commit.namespaces.iter().filter(|write| write.value.is_none()) {
+        for namespace in commit
+            .namespaces
+            .iter()
+            .filter(|write| write.value.is_none())
+        {
             writes.remove_namespace(&namespace.id)?;
         }
     }
@@ -52,7 +67,10 @@ pub(super) fn apply(conn: &Connection, known: &mut Known, commits: &[&Commit]) -
 
 /// Removes the queues that hold no task.
 pub(super) fn forget_empty_queues(conn: &Connection) -> Result<(), Error> {
-    conn.execute("DELETE FROM queues WHERE NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.queue = queues.id)", [])?;
+    conn.execute(
+        "DELETE FROM queues WHERE NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.queue = queues.id)",
+        [],
+    )?;
     Ok(())
 }
 
@@ -75,7 +93,7 @@ impl Writes<'_> {
         if let Some((source, below)) = write.copy_history {
             self.execute(
                 "INSERT INTO history (run, first_event_id, last_event_id, bytes)
-                 SELECT ?1, first_event_id, last_event_id, bytes FROM history WHERE run = ?2 AND last_event_id < ?3",
+                 SELECT ?1, first_event_id, last_event_id, bytes FROM history WHERE run = ?2 AND last_event_id < ?3 ORDER BY first_event_id",
                 params![run, source.0, below],
             )?;
         }
@@ -95,10 +113,16 @@ impl Writes<'_> {
             self.remove_task(run, key)?;
         }
         for row in &write.outbox_added {
-            self.execute("INSERT INTO outbox (run, id, value) VALUES (?1, ?2, ?3)", params![run, row.id, &row.value[..]])?;
+            self.execute(
+                "INSERT INTO outbox (run, id, value) VALUES (?1, ?2, ?3)",
+                params![run, row.id, &row.value[..]],
+            )?;
         }
         for id in &write.outbox_removed {
-            self.execute("DELETE FROM outbox WHERE run = ?1 AND id = ?2", params![run, id])?;
+            self.execute(
+                "DELETE FROM outbox WHERE run = ?1 AND id = ?2",
+                params![run, id],
+            )?;
         }
         Ok(())
     }
@@ -133,38 +157,65 @@ impl Writes<'_> {
             return Ok(());
         }
         if let Some(old) = old {
-            self.execute("DELETE FROM due WHERE time = ?1 AND run = ?2", params![old, run])?;
+            self.execute(
+                "DELETE FROM due WHERE time = ?1 AND run = ?2",
+                params![old, run],
+            )?;
         }
         match due {
             Some(new) => {
-                self.execute("INSERT INTO due (time, run) VALUES (?1, ?2)", params![new, run])?;
+                self.execute(
+                    "INSERT INTO due (time, run) VALUES (?1, ?2)",
+                    params![new, run],
+                )?;
                 self.execute(
                     "INSERT INTO state (run, kind, id, value) VALUES (?1, ?2, 0, ?3) ON CONFLICT DO UPDATE SET value = excluded.value",
                     params![run, KIND_DUE, new],
                 )?;
             }
             None => {
-                self.execute("DELETE FROM state WHERE run = ?1 AND kind = ?2 AND id = 0", params![run, KIND_DUE])?;
+                self.execute(
+                    "DELETE FROM state WHERE run = ?1 AND kind = ?2 AND id = 0",
+                    params![run, KIND_DUE],
+                )?;
             }
         }
         Ok(())
     }
 
     fn add_task(&mut self, task: &TaskRow) -> Result<(), Error> {
-        let TaskKey { queue, priority, seq } = &task.key;
+        let TaskKey {
+            queue,
+            priority,
+            seq,
+        } = &task.key;
         let queue = self.queue(queue)?;
         self.execute(
             "INSERT INTO tasks (queue, priority, seq, run, scheduled_event_id, stamp, created) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             params![queue, priority, seq, task.run.0, task.scheduled_event_id, task.stamp, task.created],
         )?;
-        self.execute("INSERT INTO state (run, kind, id, value) VALUES (?1, ?2, ?3, ?4)", params![task.run.0, KIND_TASK, seq, queue << 8 | i64::from(*priority)])?;
+        self.execute(
+            "INSERT INTO state (run, kind, id, value) VALUES (?1, ?2, ?3, ?4)",
+            params![
+                task.run.0,
+                KIND_TASK,
+                seq,
+                queue << 8 | i64::from(*priority)
+            ],
+        )?;
         Ok(())
     }
 
     fn remove_task(&mut self, run: i64, key: &TaskKey) -> Result<(), Error> {
         let queue = self.queue(&key.queue)?;
-        self.execute("DELETE FROM tasks WHERE queue = ?1 AND priority = ?2 AND seq = ?3", params![queue, key.priority, key.seq])?;
-        self.execute("DELETE FROM state WHERE run = ?1 AND kind = ?2 AND id = ?3", params![run, KIND_TASK, key.seq])?;
+        self.execute(
+            "DELETE FROM tasks WHERE queue = ?1 AND priority = ?2 AND seq = ?3",
+            params![queue, key.priority, key.seq],
+        )?;
+        self.execute(
+            "DELETE FROM state WHERE run = ?1 AND kind = ?2 AND id = ?3",
+            params![run, KIND_TASK, key.seq],
+        )?;
         Ok(())
     }
 
@@ -172,14 +223,22 @@ impl Writes<'_> {
     fn delete_run(&mut self, run: RunNo) -> Result<bool, Error> {
         let run = run.0;
         {
-            let mut places = self.conn.prepare_cached("SELECT kind, id, value FROM state WHERE run = ?1 AND kind < 0")?;
+            let mut places = self
+                .conn
+                .prepare_cached("SELECT kind, id, value FROM state WHERE run = ?1 AND kind < 0")?;
             let mut rows = places.query([run])?;
             while let Some(row) = rows.next()? {
                 let (kind, id, value): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
                 if kind == KIND_DUE {
-                    self.execute("DELETE FROM due WHERE time = ?1 AND run = ?2", params![value, run])?;
+                    self.execute(
+                        "DELETE FROM due WHERE time = ?1 AND run = ?2",
+                        params![value, run],
+                    )?;
                 } else {
-                    self.execute("DELETE FROM tasks WHERE queue = ?1 AND priority = ?2 AND seq = ?3", params![value >> 8, value & 0xff, id])?;
+                    self.execute(
+                        "DELETE FROM tasks WHERE queue = ?1 AND priority = ?2 AND seq = ?3",
+                        params![value >> 8, value & 0xff, id],
+                    )?;
                 }
             }
         }
@@ -192,7 +251,10 @@ impl Writes<'_> {
 
     /// Remembers the number of a deleted run that was the newest: the rows no longer tell it.
     fn keep_run_high_water(&self, deleted: RunNo) -> Result<(), Error> {
-        let newest: Option<i64> = self.conn.prepare_cached("SELECT max(run) FROM executions")?.query_row([], |row| row.get(0))?;
+        let newest: Option<i64> = self
+            .conn
+            .prepare_cached("SELECT max(run) FROM executions")?
+            .query_row([], |row| row.get(0))?;
         if newest < Some(deleted.0) {
             self.execute(
                 "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = max(value, excluded.value)",
@@ -204,14 +266,20 @@ impl Writes<'_> {
 
     fn put_namespace(&mut self, write: &NamespaceWrite) -> Result<(), Error> {
         let number = self.namespace(&write.id)?;
-        self.execute("UPDATE namespaces SET name = ?2, value = ?3 WHERE no = ?1", params![number, write.name, write.value.as_deref()])?;
+        self.execute(
+            "UPDATE namespaces SET name = ?2, value = ?3 WHERE no = ?1",
+            params![number, write.name, write.value.as_deref()],
+        )?;
         Ok(())
     }
 
     /// Deletes a namespace's record, and its number too when nothing uses it.
     fn remove_namespace(&mut self, id: &NamespaceId) -> Result<(), Error> {
         let number = self.namespace(id)?;
-        self.execute("UPDATE namespaces SET name = NULL, value = NULL WHERE no = ?1", [number])?;
+        self.execute(
+            "UPDATE namespaces SET name = NULL, value = NULL WHERE no = ?1",
+            [number],
+        )?;
         self.execute(
             "DELETE FROM namespaces WHERE no = ?1
                AND NOT EXISTS (SELECT 1 FROM executions WHERE namespace = ?1) AND NOT EXISTS (SELECT 1 FROM queues WHERE namespace = ?1)",
@@ -226,10 +294,17 @@ impl Writes<'_> {
         if let Some(number) = self.known.namespaces.get(id) {
             return Ok(*number);
         }
-        let known: Option<i64> = self.conn.prepare_cached("SELECT no FROM namespaces WHERE id = ?1")?.query_row([id], |row| row.get(0)).optional()?;
+        let known: Option<i64> = self
+            .conn
+            .prepare_cached("SELECT no FROM namespaces WHERE id = ?1")?
+            .query_row([id], |row| row.get(0))
+            .optional()?;
         let number = match known {
             Some(number) => number,
-            None => self.conn.prepare_cached("INSERT INTO namespaces (id) VALUES (?1)")?.insert([id])?,
+            None => self
+                .conn
+                .prepare_cached("INSERT INTO namespaces (id) VALUES (?1)")?
+                .insert([id])?,
         };
         self.known.namespaces.insert(*id, number);
         Ok(number)
@@ -243,8 +318,12 @@ impl Writes<'_> {
         let namespace = self.namespace(&queue.namespace)?;
         let known: Option<i64> = self
             .conn
-            .prepare_cached("SELECT id FROM queues WHERE namespace = ?1 AND name = ?2 AND kind = ?3")?
-            .query_row(params![namespace, &*queue.name, queue.kind], |row| row.get(0))
+            .prepare_cached(
+                "SELECT id FROM queues WHERE namespace = ?1 AND name = ?2 AND kind = ?3",
+            )?
+            .query_row(params![namespace, &*queue.name, queue.kind], |row| {
+                row.get(0)
+            })
             .optional()?;
         let number = match known {
             Some(number) => number,

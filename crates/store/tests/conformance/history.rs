@@ -11,7 +11,10 @@ fn batches() -> Vec<HistoryBatch> {
 }
 
 fn with_history(run: i64) -> RunWrite {
-    RunWrite { history: batches(), ..start(run) }
+    RunWrite {
+        history: batches(),
+        ..start(run)
+    }
 }
 
 fn firsts(batches: &[HistoryBatch]) -> Vec<i64> {
@@ -26,10 +29,19 @@ pub(crate) fn batches_come_back_in_both_directions(backend: &mut dyn Backend) {
     let store = backend.store();
     apply(store, vec![with_history(1), start(2)]);
     let mut expected = batches();
-    assert_eq!(store.read_history(RunNo(1), 1, ALL, 100, false).unwrap(), expected);
+    assert_eq!(
+        store.read_history(RunNo(1), 1, ALL, 100, false).unwrap(),
+        expected
+    );
     expected.reverse();
-    assert_eq!(store.read_history(RunNo(1), 1, ALL, 100, true).unwrap(), expected);
-    assert_eq!(store.load_run(RunNo(1)).unwrap().unwrap().first_batch, batch(1, 2));
+    assert_eq!(
+        store.read_history(RunNo(1), 1, ALL, 100, true).unwrap(),
+        expected
+    );
+    assert_eq!(
+        store.load_run(RunNo(1)).unwrap().unwrap().first_batch,
+        batch(1, 2)
+    );
 
     // Pages, each beginning where the last one ended.
     let mut from = 1;
@@ -63,9 +75,17 @@ pub(crate) fn a_range_includes_batches_that_overlap_it(backend: &mut dyn Backend
         ((6, 5), &[4]),
     ];
     for ((from, to), expected) in rows {
-        assert_eq!(firsts(&store.read_history(RunNo(1), from, to, 100, false).unwrap()), expected, "{from} to {to}");
+        assert_eq!(
+            firsts(&store.read_history(RunNo(1), from, to, 100, false).unwrap()),
+            expected,
+            "{from} to {to}"
+        );
         let backward: Vec<i64> = expected.iter().rev().copied().collect();
-        assert_eq!(firsts(&store.read_history(RunNo(1), from, to, 100, true).unwrap()), backward, "{from} to {to} backward");
+        assert_eq!(
+            firsts(&store.read_history(RunNo(1), from, to, 100, true).unwrap()),
+            backward,
+            "{from} to {to} backward"
+        );
     }
 }
 
@@ -73,12 +93,26 @@ pub(crate) fn copies_whole_batches_only(backend: &mut dyn Backend) {
     let store = backend.store();
     apply(store, vec![with_history(1)]);
     // Event 5 is inside a batch: the part before it comes with the write.
-    let reset = RunWrite { copy_history: Some((RunNo(1), 5)), history: vec![batch(4, 4), batch(5, 6)], ..start(2) };
+    let reset = RunWrite {
+        copy_history: Some((RunNo(1), 5)),
+        history: vec![batch(4, 4), batch(5, 6)],
+        ..start(2)
+    };
     apply(store, vec![reset]);
     assert_eq!(read(store, 2), [1, 3, 4, 5]);
-    assert_eq!(store.load_run(RunNo(2)).unwrap().unwrap().first_batch, batch(1, 2));
+    assert_eq!(
+        store.load_run(RunNo(2)).unwrap().unwrap().first_batch,
+        batch(1, 2)
+    );
     // At a batch's end.
-    apply(store, vec![RunWrite { copy_history: Some((RunNo(1), 8)), history: vec![], ..start(3) }]);
+    apply(
+        store,
+        vec![RunWrite {
+            copy_history: Some((RunNo(1), 8)),
+            history: vec![],
+            ..start(3)
+        }],
+    );
     assert_eq!(read(store, 3), [1, 3, 4]);
     assert_eq!(read(store, 1), [1, 3, 4, 8]);
 }
@@ -86,15 +120,37 @@ pub(crate) fn copies_whole_batches_only(backend: &mut dyn Backend) {
 pub(crate) fn a_copy_is_independent_of_its_source(backend: &mut dyn Backend) {
     let store = backend.store();
     // Source and copy in one commit.
-    apply(store, vec![with_history(1), RunWrite { copy_history: Some((RunNo(1), ALL)), history: vec![], ..start(2) }]);
+    apply(
+        store,
+        vec![
+            with_history(1),
+            RunWrite {
+                copy_history: Some((RunNo(1), ALL)),
+                history: vec![],
+                ..start(2)
+            },
+        ],
+    );
     store.apply(&[&delete(&[1])]).unwrap();
-    assert_eq!(store.read_history(RunNo(2), 1, ALL, 100, false).unwrap(), batches());
+    assert_eq!(
+        store.read_history(RunNo(2), 1, ALL, 100, false).unwrap(),
+        batches()
+    );
 }
 
 pub(crate) fn a_batch_is_written_once(backend: &mut dyn Backend) {
     let store = backend.store();
     apply(store, vec![start(1)]);
-    let again = commit(vec![RunWrite { history: vec![HistoryBatch { bytes: "other".into(), ..batch(1, 2) }], ..write(1) }]);
+    let again = commit(vec![RunWrite {
+        history: vec![HistoryBatch {
+            bytes: "other".into(),
+            ..batch(1, 2)
+        }],
+        ..write(1)
+    }]);
     assert!(matches!(store.apply(&[&again]), Err(Error::Rejected(_))));
-    assert_eq!(store.read_history(RunNo(1), 1, ALL, 100, false).unwrap(), [batch(1, 2)]);
+    assert_eq!(
+        store.read_history(RunNo(1), 1, ALL, 100, false).unwrap(),
+        [batch(1, 2)]
+    );
 }
