@@ -26,7 +26,7 @@ demo: build $(VENV)/.ready ## Run a workflow, kill -9 the engine in the middle, 
 
 test: build unit wire crash-short ## Everything that has to pass: Rust, real SDKs over the wire, crashes
 
-unit: ## The Rust tests
+unit: $(VENV)/.ready ## The Rust tests, the official Rust SDK's among them
 	$(CARGO) test --release --locked --workspace
 
 wire: build $(VENV)/.ready ## The official Python SDK and raw protocol calls against the binary

@@ -130,7 +130,9 @@ impl Failing {
 async fn the_failure_of_an_activity_reaches_the_client() {
     let engine = Engine::start();
     let client = connect(&engine).await;
+    // A worker that ends does not wait for the activity that hangs.
     let worker = WorkerOptions::new(QUEUE)
+        .graceful_shutdown_period(Duration::ZERO)
         .register_activities(Steps)
         .register_workflow::<Failing>()
         .unwrap();

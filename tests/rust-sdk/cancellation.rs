@@ -8,8 +8,8 @@ use temporalio_client::{WorkflowCancelOptions, WorkflowTerminateOptions};
 use temporalio_macros::{activities, workflow, workflow_methods};
 use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use temporalio_sdk::{
-    ActivityCancellationType, ActivityExecutionError, ActivityOptions, WorkerOptions,
-    WorkflowCancellationToken, WorkflowContext, WorkflowResult, WorkflowTermination,
+    ActivityCancellationType, ActivityExecutionError, ActivityOptions, ApplicationFailure,
+    WorkerOptions, WorkflowCancellationToken, WorkflowContext, WorkflowResult, WorkflowTermination,
 };
 use tokio::sync::Notify;
 
@@ -58,7 +58,7 @@ impl Baking {
             .build();
         let ended = ctx.execute_activity(Oven::burn, (), burning).await;
         let Err(ActivityExecutionError::Cancelled(_)) = ended else {
-            panic!("it burns until it is cancelled");
+            return Err(ApplicationFailure::new("it burns until it is cancelled").into());
         };
         let mut detached = unhurried();
         detached.cancellation_token = Some(WorkflowCancellationToken::new());

@@ -38,7 +38,7 @@ pub(crate) async fn with_worker<T>(
     let mut run = pin!(worker.run());
     let outcome = tokio::select! {
         ended = &mut run => panic!("the worker ended by itself: {ended:?}"),
-        outcome = tokio::time::timeout(GUARD, test) => outcome.expect("the test goes on"),
+        outcome = tokio::time::timeout(GUARD, test) => outcome.expect("the engine answers"),
     };
     stop();
     run.await.unwrap();

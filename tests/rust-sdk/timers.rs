@@ -5,7 +5,8 @@ use std::time::Duration;
 use temporalio_macros::{workflow, workflow_methods};
 use temporalio_sdk::workflows::select;
 use temporalio_sdk::{
-    CancellableFuture, TimerResult, WorkerOptions, WorkflowContext, WorkflowResult,
+    ApplicationFailure, CancellableFuture, TimerResult, WorkerOptions, WorkflowContext,
+    WorkflowResult,
 };
 
 use crate::engine::Engine;
@@ -26,11 +27,12 @@ impl Waiting {
         let begin = ctx.workflow_time().unwrap();
         let mut long = ctx.timer(LONG);
         select! {
-            _ = long => panic!("an hour went by"),
-            short = ctx.timer(SHORT) => assert_eq!(short, TimerResult::Fired),
+            _ = long => return Err(ApplicationFailure::new("an hour went by").into()),
+            _ = ctx.timer(SHORT) => long.cancel(),
         }
-        long.cancel();
-        assert_eq!(long.await, TimerResult::Cancelled);
+        if long.await != TimerResult::Cancelled {
+            return Err(ApplicationFailure::new("the cancelled timer fired").into());
+        }
         let waited = ctx.workflow_time().unwrap().duration_since(begin).unwrap();
         Ok(waited.as_millis())
     }

@@ -84,7 +84,8 @@ fn goes_last(kind: EventType) -> bool {
 /// Appends buffered events in their final order and fills in the started event ids that were
 /// not known when they were buffered.
 pub(crate) fn flush(tx: &mut Tx<'_>, events: Vec<HistoryEvent>) {
-    let (last, first): (Vec<_>, Vec<_>) = events.into_iter().partition(|e| goes_last(e.event_type()));
+    let (last, first): (Vec<_>, Vec<_>) =
+        events.into_iter().partition(|e| goes_last(e.event_type()));
     let mut activity_started = BTreeMap::new();
     let mut child_started = BTreeMap::new();
     for mut event in first.into_iter().chain(last) {
@@ -99,13 +100,21 @@ pub(crate) fn flush(tx: &mut Tx<'_>, events: Vec<HistoryEvent>) {
             *slot = known.copied().unwrap_or(0);
         }
         let attached = match &event.attributes {
-            Some(Attributes::WorkflowExecutionOptionsUpdatedEventAttributes(a)) => Some(a.attached_request_id.clone()),
-            Some(Attributes::WorkflowExecutionSignaledEventAttributes(a)) => Some(a.request_id.clone()),
+            Some(Attributes::WorkflowExecutionOptionsUpdatedEventAttributes(a)) => {
+                Some(a.attached_request_id.clone())
+            }
+            Some(Attributes::WorkflowExecutionSignaledEventAttributes(a)) => {
+                Some(a.request_id.clone())
+            }
             _ => None,
         };
         let starts = match &event.attributes {
-            Some(Attributes::ActivityTaskStartedEventAttributes(a)) => Some(Owner::Activity(a.scheduled_event_id)),
-            Some(Attributes::ChildWorkflowExecutionStartedEventAttributes(a)) => Some(Owner::Child(a.initiated_event_id)),
+            Some(Attributes::ActivityTaskStartedEventAttributes(a)) => {
+                Some(Owner::Activity(a.scheduled_event_id))
+            }
+            Some(Attributes::ChildWorkflowExecutionStartedEventAttributes(a)) => {
+                Some(Owner::Child(a.initiated_event_id))
+            }
             _ => None,
         };
         let cancel = event.event_type() == EventType::WorkflowExecutionCancelRequested;
@@ -143,15 +152,37 @@ enum Owner {
 fn started_id_mut(event: &mut HistoryEvent) -> Option<(&mut i64, Owner)> {
     use Attributes as A;
     Some(match event.attributes.as_mut()? {
-        A::ActivityTaskCompletedEventAttributes(a) => (&mut a.started_event_id, Owner::Activity(a.scheduled_event_id)),
-        A::ActivityTaskFailedEventAttributes(a) => (&mut a.started_event_id, Owner::Activity(a.scheduled_event_id)),
-        A::ActivityTaskCanceledEventAttributes(a) => (&mut a.started_event_id, Owner::Activity(a.scheduled_event_id)),
-        A::ActivityTaskTimedOutEventAttributes(a) => (&mut a.started_event_id, Owner::Activity(a.scheduled_event_id)),
-        A::ChildWorkflowExecutionCompletedEventAttributes(a) => (&mut a.started_event_id, Owner::Child(a.initiated_event_id)),
-        A::ChildWorkflowExecutionFailedEventAttributes(a) => (&mut a.started_event_id, Owner::Child(a.initiated_event_id)),
-        A::ChildWorkflowExecutionCanceledEventAttributes(a) => (&mut a.started_event_id, Owner::Child(a.initiated_event_id)),
-        A::ChildWorkflowExecutionTimedOutEventAttributes(a) => (&mut a.started_event_id, Owner::Child(a.initiated_event_id)),
-        A::ChildWorkflowExecutionTerminatedEventAttributes(a) => (&mut a.started_event_id, Owner::Child(a.initiated_event_id)),
+        A::ActivityTaskCompletedEventAttributes(a) => (
+            &mut a.started_event_id,
+            Owner::Activity(a.scheduled_event_id),
+        ),
+        A::ActivityTaskFailedEventAttributes(a) => (
+            &mut a.started_event_id,
+            Owner::Activity(a.scheduled_event_id),
+        ),
+        A::ActivityTaskCanceledEventAttributes(a) => (
+            &mut a.started_event_id,
+            Owner::Activity(a.scheduled_event_id),
+        ),
+        A::ActivityTaskTimedOutEventAttributes(a) => (
+            &mut a.started_event_id,
+            Owner::Activity(a.scheduled_event_id),
+        ),
+        A::ChildWorkflowExecutionCompletedEventAttributes(a) => {
+            (&mut a.started_event_id, Owner::Child(a.initiated_event_id))
+        }
+        A::ChildWorkflowExecutionFailedEventAttributes(a) => {
+            (&mut a.started_event_id, Owner::Child(a.initiated_event_id))
+        }
+        A::ChildWorkflowExecutionCanceledEventAttributes(a) => {
+            (&mut a.started_event_id, Owner::Child(a.initiated_event_id))
+        }
+        A::ChildWorkflowExecutionTimedOutEventAttributes(a) => {
+            (&mut a.started_event_id, Owner::Child(a.initiated_event_id))
+        }
+        A::ChildWorkflowExecutionTerminatedEventAttributes(a) => {
+            (&mut a.started_event_id, Owner::Child(a.initiated_event_id))
+        }
         _ => return None,
     })
 }
@@ -214,7 +245,10 @@ mod tests {
             ),
         ];
         for kind in (1..200).filter_map(|n| EventType::try_from(n).ok()) {
-            let expected = rows.iter().find(|(_, kinds)| kinds.contains(&kind)).map_or('d', |(letter, _)| *letter);
+            let expected = rows
+                .iter()
+                .find(|(_, kinds)| kinds.contains(&kind))
+                .map_or('d', |(letter, _)| *letter);
             // What the protocol names and no engine writes.
             let unused = [
                 E::WorkflowPropertiesModifiedExternally,

@@ -1,7 +1,9 @@
 //! Requests to cancel a run: recorded once, for the workflow to obey (contract section 5.2).
 
 use tidemill_proto::api::common::v1::{Link, WorkflowExecution};
-use tidemill_proto::api::history::v1::{HistoryEvent, WorkflowExecutionCancelRequestedEventAttributes};
+use tidemill_proto::api::history::v1::{
+    HistoryEvent, WorkflowExecutionCancelRequestedEventAttributes,
+};
 
 use crate::run::Run;
 use crate::transition::Outcome;
@@ -57,7 +59,10 @@ mod tests {
         let mut rig = Rig::idle();
         rig.signal("").unwrap();
         let started = rig.poll();
-        let sender = WorkflowExecution { workflow_id: "other".into(), run_id: "r".into() };
+        let sender = WorkflowExecution {
+            workflow_id: "other".into(),
+            run_id: "r".into(),
+        };
         let given = CancelRequest {
             reason: "enough".into(),
             identity: "me".into(),
@@ -67,14 +72,31 @@ mod tests {
         rig.op(|run, cx| Ok(request(run, given, cx))).unwrap();
         // Waiting counts as asked.
         rig.cancel();
-        assert_eq!((rig.state().as_str(), rig.run.core.cancel_requested), ("started +1", true));
+        assert_eq!(
+            (rig.state().as_str(), rig.run.core.cancel_requested),
+            ("started +1", true)
+        );
         rig.reload();
         rig.commands(&started.task, vec![]).unwrap();
         rig.cancel();
         let event = rig.last(E::WorkflowExecutionCancelRequested);
-        assert_eq!((rig.count(E::WorkflowExecutionCancelRequested), rig.run.core.cancel_requested_id), (1, event.event_id));
-        let Some(A::WorkflowExecutionCancelRequestedEventAttributes(a)) = event.attributes else { panic!() };
-        assert_eq!((a.cause.as_str(), a.identity.as_str(), event.links.len()), ("enough", "me", 1));
-        assert_eq!((a.external_workflow_execution, a.external_initiated_event_id), (Some(sender), 7));
+        assert_eq!(
+            (
+                rig.count(E::WorkflowExecutionCancelRequested),
+                rig.run.core.cancel_requested_id
+            ),
+            (1, event.event_id)
+        );
+        let Some(A::WorkflowExecutionCancelRequestedEventAttributes(a)) = event.attributes else {
+            panic!()
+        };
+        assert_eq!(
+            (a.cause.as_str(), a.identity.as_str(), event.links.len()),
+            ("enough", "me", 1)
+        );
+        assert_eq!(
+            (a.external_workflow_execution, a.external_initiated_event_id),
+            (Some(sender), 7)
+        );
     }
 }

@@ -8,19 +8,20 @@ use tidemill_proto::api::command::v1::{
 };
 use tidemill_proto::api::common::v1::{Link, Payloads};
 use tidemill_proto::api::enums::v1::{
-    ParentClosePolicy, RetryState, WorkflowExecutionStatus as Status, WorkflowTaskFailedCause as Cause,
+    ParentClosePolicy, RetryState, WorkflowExecutionStatus as Status,
+    WorkflowTaskFailedCause as Cause,
 };
 use tidemill_proto::api::history::v1::{
-    HistoryEvent, WorkflowExecutionCanceledEventAttributes, WorkflowExecutionCompletedEventAttributes,
-    WorkflowExecutionFailedEventAttributes, WorkflowExecutionTerminatedEventAttributes,
-    WorkflowExecutionTimedOutEventAttributes,
+    HistoryEvent, WorkflowExecutionCanceledEventAttributes,
+    WorkflowExecutionCompletedEventAttributes, WorkflowExecutionFailedEventAttributes,
+    WorkflowExecutionTerminatedEventAttributes, WorkflowExecutionTimedOutEventAttributes,
 };
 
 use crate::Error;
 use crate::command::{CommandContext, Refused};
 use crate::continuation::{self, Closing};
 use crate::run::Run;
-use crate::transition::{Outcome, OutboxItem, ParentClosed, RunAddress, TaskKind};
+use crate::transition::{OutboxItem, Outcome, ParentClosed, RunAddress, TaskKind};
 use crate::tx::{Cx, Tx};
 use crate::workflow_task::{self, TaskFailure};
 
@@ -41,12 +42,20 @@ pub struct Termination {
 impl Termination {
     /// A termination that the engine decides on.
     pub fn by_engine(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), identity: ENGINE_IDENTITY.to_owned(), ..Default::default() }
+        Self {
+            reason: reason.into(),
+            identity: ENGINE_IDENTITY.to_owned(),
+            ..Default::default()
+        }
     }
 }
 
 /// Terminates an open run.
-pub fn terminate_run(run: &Run, termination: Termination, cx: &Cx<'_>) -> Result<Outcome<()>, Error> {
+pub fn terminate_run(
+    run: &Run,
+    termination: Termination,
+    cx: &Cx<'_>,
+) -> Result<Outcome<()>, Error> {
     if !run.is_open() {
         return Err(Error::already_completed());
     }
@@ -72,15 +81,26 @@ pub fn terminate(tx: &mut Tx<'_>, termination: Termination) {
         links: termination.links,
         ..Default::default()
     });
-    finish(tx, Status::Terminated, Continues::No { tell_parent: !for_reset });
+    finish(
+        tx,
+        Status::Terminated,
+        Continues::No {
+            tell_parent: !for_reset,
+        },
+    );
 }
 
 /// The run's time is over.
 pub(crate) fn time_out(tx: &mut Tx<'_>) {
     end_started_task(tx);
     let (retry_state, next) = continuation::retry_or_cron(&tx.run, Closing::TimedOut, tx.cx);
-    let new_execution_run_id = next.as_ref().map_or(String::new(), |n| n.id.run_id.to_string());
-    tx.push(WorkflowExecutionTimedOutEventAttributes { retry_state: retry_state as i32, new_execution_run_id });
+    let new_execution_run_id = next
+        .as_ref()
+        .map_or(String::new(), |n| n.id.run_id.to_string());
+    tx.push(WorkflowExecutionTimedOutEventAttributes {
+        retry_state: retry_state as i32,
+        new_execution_run_id,
+    });
     follow(tx, Status::TimedOut, next);
 }
 
@@ -89,9 +109,19 @@ fn end_started_task(tx: &mut Tx<'_>) {
     if tx.run.workflow_task_started() {
         workflow_task::fail_task(
             tx,
-            TaskFailure::by_engine(Cause::ForceCloseCommand, "workflow task was force closed", ENGINE_IDENTITY),
+            TaskFailure::by_engine(
+                Cause::ForceCloseCommand,
+                "workflow task was force closed",
+                ENGINE_IDENTITY,
+            ),
         );
-    } else if tx.run.core.workflow_task.as_ref().is_some_and(|t| t.speculative) {
+    } else if tx
+        .run
+        .core
+        .workflow_task
+        .as_ref()
+        .is_some_and(|t| t.speculative)
+    {
         tx.run.core.workflow_task = None;
     }
     if let Some(task) = tx.run.core.workflow_task.take()
@@ -106,7 +136,10 @@ fn check_blob(tx: &Tx<'_>, size: usize, cause: Cause, what: &str) -> Result<(), 
     if size > tx.limits().blob_size {
         return Err(Refused::terminate(
             cause,
-            format!("{what} exceeds size limit: {size} bytes, at most {} are allowed", tx.limits().blob_size),
+            format!(
+                "{what} exceeds size limit: {size} bytes, at most {} are allowed",
+                tx.limits().blob_size
+            ),
         ));
     }
     Ok(())
@@ -117,7 +150,10 @@ fn check_handled(tx: &Tx<'_>) -> Result<(), Refused> {
     if !tx.has_unseen() {
         return Ok(());
     }
-    Err(Refused::new(Cause::UnhandledCommand, "new events arrived while the workflow task was running"))
+    Err(Refused::new(
+        Cause::UnhandledCommand,
+        "new events arrived while the workflow task was running",
+    ))
 }
 
 pub(crate) fn complete(
@@ -127,14 +163,25 @@ pub(crate) fn complete(
 ) -> Result<(), Refused> {
     check_handled(tx)?;
     let size = attributes.result.as_ref().map_or(0, |r| r.encoded_len());
-    check_blob(tx, size, Cause::BadCompleteWorkflowExecutionAttributes, "CompleteWorkflowExecution result")?;
-    let closing = Closing::Completed { result: attributes.result.clone() };
+    check_blob(
+        tx,
+        size,
+        Cause::BadCompleteWorkflowExecutionAttributes,
+        "CompleteWorkflowExecution result",
+    )?;
+    let closing = Closing::Completed {
+        result: attributes.result.clone(),
+    };
     let (_, next) = continuation::retry_or_cron(&tx.run, closing, tx.cx);
-    tx.push_event(command.event(WorkflowExecutionCompletedEventAttributes {
-        result: attributes.result,
-        workflow_task_completed_event_id: command.completed_id,
-        new_execution_run_id: next.as_ref().map_or(String::new(), |n| n.id.run_id.to_string()),
-    }));
+    tx.push_event(
+        command.event(WorkflowExecutionCompletedEventAttributes {
+            result: attributes.result,
+            workflow_task_completed_event_id: command.completed_id,
+            new_execution_run_id: next
+                .as_ref()
+                .map_or(String::new(), |n| n.id.run_id.to_string()),
+        }),
+    );
     follow(tx, Status::Completed, next);
     Ok(())
 }
@@ -146,17 +193,31 @@ pub(crate) fn fail(
 ) -> Result<(), Refused> {
     check_handled(tx)?;
     let Some(failure) = attributes.failure else {
-        return Err(Refused::new(Cause::BadFailWorkflowExecutionAttributes, "Failure is not set on FailWorkflowExecutionCommand."));
+        return Err(Refused::new(
+            Cause::BadFailWorkflowExecutionAttributes,
+            "Failure is not set on FailWorkflowExecutionCommand.",
+        ));
     };
-    check_blob(tx, failure.encoded_len(), Cause::BadFailWorkflowExecutionAttributes, "FailWorkflowExecution failure")?;
-    let closing = Closing::Failed { failure: failure.clone() };
+    check_blob(
+        tx,
+        failure.encoded_len(),
+        Cause::BadFailWorkflowExecutionAttributes,
+        "FailWorkflowExecution failure",
+    )?;
+    let closing = Closing::Failed {
+        failure: failure.clone(),
+    };
     let (retry_state, next) = continuation::retry_or_cron(&tx.run, closing, tx.cx);
-    tx.push_event(command.event(WorkflowExecutionFailedEventAttributes {
-        failure: Some(failure),
-        retry_state: retry_state as i32,
-        workflow_task_completed_event_id: command.completed_id,
-        new_execution_run_id: next.as_ref().map_or(String::new(), |n| n.id.run_id.to_string()),
-    }));
+    tx.push_event(
+        command.event(WorkflowExecutionFailedEventAttributes {
+            failure: Some(failure),
+            retry_state: retry_state as i32,
+            workflow_task_completed_event_id: command.completed_id,
+            new_execution_run_id: next
+                .as_ref()
+                .map_or(String::new(), |n| n.id.run_id.to_string()),
+        }),
+    );
     follow(tx, Status::Failed, next);
     Ok(())
 }
@@ -168,7 +229,12 @@ pub(crate) fn cancel(
 ) -> Result<(), Refused> {
     check_handled(tx)?;
     let size = attributes.details.as_ref().map_or(0, |d| d.encoded_len());
-    check_blob(tx, size, Cause::BadCancelWorkflowExecutionAttributes, "CancelWorkflowExecution details")?;
+    check_blob(
+        tx,
+        size,
+        Cause::BadCancelWorkflowExecutionAttributes,
+        "CancelWorkflowExecution details",
+    )?;
     tx.push_event(command.event(WorkflowExecutionCanceledEventAttributes {
         workflow_task_completed_event_id: command.completed_id,
         details: attributes.details,
@@ -233,7 +299,12 @@ fn finish(tx: &mut Tx<'_>, status: Status, continues: Continues) {
     let children: Vec<_> = tx.run.children.values().cloned().collect();
     for child in children {
         let policy = ParentClosePolicy::try_from(child.parent_close_policy).unwrap_or_default();
-        if child.started_id != 0 && matches!(policy, ParentClosePolicy::Terminate | ParentClosePolicy::RequestCancel) {
+        if child.started_id != 0
+            && matches!(
+                policy,
+                ParentClosePolicy::Terminate | ParentClosePolicy::RequestCancel
+            )
+        {
             tx.add_outbox(OutboxItem::ParentClosed(ParentClosed {
                 child: Some(RunAddress {
                     namespace_id: child.namespace_id.clone(),
@@ -245,7 +316,9 @@ fn finish(tx: &mut Tx<'_>, status: Status, continues: Continues) {
             }));
         }
     }
-    if continues == (Continues::No { tell_parent: true }) && let Some(parent) = parent_address(&tx.run) {
+    if continues == (Continues::No { tell_parent: true })
+        && let Some(parent) = parent_address(&tx.run)
+    {
         tx.add_outbox(OutboxItem::ChildClosed(parent));
     }
     tx.drop_pending();
@@ -255,7 +328,10 @@ fn finish(tx: &mut Tx<'_>, status: Status, continues: Continues) {
 
 fn parent_address(run: &Run) -> Option<RunAddress> {
     let start = run.start();
-    let parent = start.parent_workflow_execution.as_ref().filter(|p| !p.workflow_id.is_empty())?;
+    let parent = start
+        .parent_workflow_execution
+        .as_ref()
+        .filter(|p| !p.workflow_id.is_empty())?;
     Some(RunAddress {
         namespace_id: start.parent_workflow_namespace_id.clone(),
         workflow_id: parent.workflow_id.clone(),
@@ -271,11 +347,21 @@ pub(crate) fn enforce_limits(tx: &mut Tx<'_>) {
     let waiting = tx.run.buffered.len();
     if waiting > limits.buffered_events
         || (waiting > 1
-            && tx.run.buffered.iter().map(|(_, e)| e.encoded_len()).sum::<usize>() > limits.buffered_event_bytes)
+            && tx
+                .run
+                .buffered
+                .iter()
+                .map(|(_, e)| e.encoded_len())
+                .sum::<usize>()
+                > limits.buffered_event_bytes)
     {
         workflow_task::fail_task(
             tx,
-            TaskFailure::by_engine(Cause::ForceCloseCommand, "too many events wait for the workflow task", ENGINE_IDENTITY),
+            TaskFailure::by_engine(
+                Cause::ForceCloseCommand,
+                "too many events wait for the workflow task",
+                ENGINE_IDENTITY,
+            ),
         );
         tx.flush_buffered();
         if workflow_task::may_schedule(&tx.run) {
@@ -283,9 +369,15 @@ pub(crate) fn enforce_limits(tx: &mut Tx<'_>) {
         }
     }
     if tx.run.core.next_event_id - 1 > limits.history_count {
-        terminate(tx, Termination::by_engine("Workflow history count exceeds limit."));
+        terminate(
+            tx,
+            Termination::by_engine("Workflow history count exceeds limit."),
+        );
     } else if tx.run.core.history_size > limits.history_size {
-        terminate(tx, Termination::by_engine("Workflow history size exceeds limit."));
+        terminate(
+            tx,
+            Termination::by_engine("Workflow history size exceeds limit."),
+        );
     }
 }
 

@@ -13,11 +13,19 @@ pub struct Refused {
 
 impl Refused {
     pub fn new(cause: Cause, message: impl Into<String>) -> Self {
-        Self { cause, message: message.into(), terminate: false }
+        Self {
+            cause,
+            message: message.into(),
+            terminate: false,
+        }
     }
 
     pub fn terminate(cause: Cause, message: impl Into<String>) -> Self {
-        Self { cause, message: message.into(), terminate: true }
+        Self {
+            cause,
+            message: message.into(),
+            terminate: true,
+        }
     }
 }
 
@@ -34,7 +42,10 @@ pub struct CommandContext {
 
 impl CommandContext {
     /// An event of this command: its attributes with the command's metadata.
-    pub fn event(&self, attributes: impl Into<tidemill_proto::api::history::v1::history_event::Attributes>) -> tidemill_proto::api::history::v1::HistoryEvent {
+    pub fn event(
+        &self,
+        attributes: impl Into<tidemill_proto::api::history::v1::history_event::Attributes>,
+    ) -> tidemill_proto::api::history::v1::HistoryEvent {
         tidemill_proto::api::history::v1::HistoryEvent {
             attributes: Some(attributes.into()),
             user_metadata: self.metadata.clone(),

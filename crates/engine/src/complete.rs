@@ -55,14 +55,26 @@ pub struct Completed {
 }
 
 /// Completes the started task.
-pub fn complete(run: &Run, task: &TaskRef, completion: Completion, cx: &Cx<'_>) -> Result<Outcome<Completed>, Error> {
+pub fn complete(
+    run: &Run,
+    task: &TaskRef,
+    completion: Completion,
+    cx: &Cx<'_>,
+) -> Result<Outcome<Completed>, Error> {
     let pending = workflow_task::find(run, task)?;
     check_sequence(&completion.commands)?;
-    let heartbeat = completion.force_new_task && completion.commands.is_empty() && completion.messages.is_empty();
-    if heartbeat && cx.now.since(Time(pending.original_scheduled_time)) > cx.limits.workflow_task_heartbeat {
+    let heartbeat = completion.force_new_task
+        && completion.commands.is_empty()
+        && completion.messages.is_empty();
+    if heartbeat
+        && cx.now.since(Time(pending.original_scheduled_time)) > cx.limits.workflow_task_heartbeat
+    {
         return Ok(heartbeat_timed_out(run, cx));
     }
-    let worker = Worker { identity: completion.identity.clone(), binary_checksum: completion.binary_checksum.clone() };
+    let worker = Worker {
+        identity: completion.identity.clone(),
+        binary_checksum: completion.binary_checksum.clone(),
+    };
     let attempt = pending.attempt;
     let done = if is_discardable(run, task, &completion) {
         discard(run, completion, cx)
@@ -83,12 +95,22 @@ fn check_sequence(commands: &[Command]) -> Result<(), Error> {
     for (i, command) in commands.iter().enumerate() {
         let kind = command.command_type();
         if kind == CommandType::Unspecified {
-            return Err(Error::invalid(format!("command {i} has an unknown type {}", command.command_type)));
+            return Err(Error::invalid(format!(
+                "command {i} has an unknown type {}",
+                command.command_type
+            )));
         }
         if closes(kind) && i + 1 != commands.len() {
             return Err(Error::invalid(format!(
                 "invalid command sequence: [{}], command {} must be the last command.",
-                commands.iter().map(|c| c.command_type().as_str_name().trim_start_matches("COMMAND_TYPE_")).collect::<Vec<_>>().join(", "),
+                commands
+                    .iter()
+                    .map(|c| c
+                        .command_type()
+                        .as_str_name()
+                        .trim_start_matches("COMMAND_TYPE_"))
+                    .collect::<Vec<_>>()
+                    .join(", "),
                 kind.as_str_name().trim_start_matches("COMMAND_TYPE_"),
             )));
         }
@@ -117,7 +139,11 @@ fn heartbeat_timed_out(run: &Run, cx: &Cx<'_>) -> Outcome<Completed> {
 
 /// Whether a speculative task has shown the worker nothing that it must keep.
 fn is_discardable(run: &Run, task: &TaskRef, completion: &Completion) -> bool {
-    let speculative = run.core.workflow_task.as_ref().is_some_and(|t| t.speculative);
+    let speculative = run
+        .core
+        .workflow_task
+        .as_ref()
+        .is_some_and(|t| t.speculative);
     let last = run.core.last_completed_started_id;
     let events_since = task.scheduled_id - 1 - (last + 1);
     speculative
@@ -142,9 +168,17 @@ fn discard(run: &Run, completion: Completion, cx: &Cx<'_>) -> Result<Outcome<Com
     }
     update::reject_unanswered(&mut tx);
     query::answer(&mut tx, completion.query_results);
-    let mut completed = Completed { reset_history_event_id: reset_to, ..Default::default() };
+    let mut completed = Completed {
+        reset_history_event_id: reset_to,
+        ..Default::default()
+    };
     if update::has_admitted(&tx.run) && workflow_task::may_schedule(&tx.run) {
-        completed.new_task = next_task(&mut tx, NextTask::Speculative, completion.return_new_task, &completion.identity);
+        completed.new_task = next_task(
+            &mut tx,
+            NextTask::Speculative,
+            completion.return_new_task,
+            &completion.identity,
+        );
     }
     if tx.run.core.workflow_task.is_none() {
         query::release(&mut tx);
@@ -166,22 +200,41 @@ enum NextTask {
 }
 
 /// Carries the completion out. An error leaves nothing behind.
-fn apply(run: &Run, completion: Completion, heartbeat: bool, cx: &Cx<'_>) -> Result<Outcome<Completed>, Refused> {
+fn apply(
+    run: &Run,
+    completion: Completion,
+    heartbeat: bool,
+    cx: &Cx<'_>,
+) -> Result<Outcome<Completed>, Refused> {
     let mut tx = Tx::new(run, cx);
     let completed_id = record_completed(&mut tx, &completion);
     set_sticky(&mut tx, completion.sticky.clone());
     if completion.bad_binary {
-        return Err(Refused::new(Cause::BadBinary, format!("binary {} already marked as bad deployment", completion.binary_checksum)));
+        return Err(Refused::new(
+            Cause::BadBinary,
+            format!(
+                "binary {} already marked as bad deployment",
+                completion.binary_checksum
+            ),
+        ));
     }
     workflow_task::clear_problems(&mut tx);
-    let original_scheduled_time = run.core.workflow_task.as_ref().map_or(0, |t| t.original_scheduled_time);
+    let original_scheduled_time = run
+        .core
+        .workflow_task
+        .as_ref()
+        .map_or(0, |t| t.original_scheduled_time);
 
     let mut work = Work::new(completion.messages);
     for command in completion.commands {
         work.command(&mut tx, command, completed_id, &completion.identity)?;
     }
     work.remaining_messages(&mut tx)?;
-    let Work { activities, force_next, .. } = work;
+    let Work {
+        activities,
+        force_next,
+        ..
+    } = work;
 
     query::answer(&mut tx, completion.query_results);
     if tx.run.is_open() && !completion.force_new_task {
@@ -190,7 +243,10 @@ fn apply(run: &Run, completion: Completion, heartbeat: bool, cx: &Cx<'_>) -> Res
     // A later command may have cancelled an activity that an earlier one has started.
     let mut activities = activities;
     activities.retain(|a| tx.run.activities.contains_key(&a.scheduled_id));
-    let mut completed = Completed { activities, ..Default::default() };
+    let mut completed = Completed {
+        activities,
+        ..Default::default()
+    };
     if tx.run.is_open() {
         // The task is over: what waited for it may be written, and asks for the next.
         end_task(&mut tx);
@@ -221,10 +277,21 @@ fn apply(run: &Run, completion: Completion, heartbeat: bool, cx: &Cx<'_>) -> Res
 /// so that events from outside keep being told from the task's own.
 fn record_completed(tx: &mut Tx<'_>, completion: &Completion) -> i64 {
     workflow_task::make_durable(tx);
-    if tx.run.core.workflow_task.as_ref().is_some_and(|t| t.attempt > 1) {
+    if tx
+        .run
+        .core
+        .workflow_task
+        .as_ref()
+        .is_some_and(|t| t.attempt > 1)
+    {
         workflow_task::write_transient(tx);
     }
-    let task = tx.run.core.workflow_task.as_ref().expect("the task was found before");
+    let task = tx
+        .run
+        .core
+        .workflow_task
+        .as_ref()
+        .expect("the task was found before");
     let (scheduled_event_id, started_event_id) = (task.scheduled_id, task.started_id);
     let completed_id = tx.push(WorkflowTaskCompletedEventAttributes {
         scheduled_event_id,
@@ -283,10 +350,20 @@ struct Work {
 
 impl Work {
     fn new(messages: Vec<Message>) -> Self {
-        Self { messages: messages.into_iter().enumerate().collect(), activities: Vec::new(), force_next: false }
+        Self {
+            messages: messages.into_iter().enumerate().collect(),
+            activities: Vec::new(),
+            force_next: false,
+        }
     }
 
-    fn command(&mut self, tx: &mut Tx<'_>, command: Command, completed_id: i64, identity: &str) -> Result<(), Refused> {
+    fn command(
+        &mut self,
+        tx: &mut Tx<'_>,
+        command: Command,
+        completed_id: i64,
+        identity: &str,
+    ) -> Result<(), Refused> {
         let kind = command.command_type();
         if closes(kind) {
             // Their callers learn the worker's answer rather than that the run has closed.
@@ -299,7 +376,10 @@ impl Work {
             group_markers: command.event_group_markers,
         };
         let Some(attributes) = command.attributes else {
-            return Err(Refused::new(missing_cause(kind), format!("{} has no attributes", kind.as_str_name())));
+            return Err(Refused::new(
+                missing_cause(kind),
+                format!("{} has no attributes", kind.as_str_name()),
+            ));
         };
         match attributes {
             C::ScheduleActivityTaskCommandAttributes(a) => {
@@ -313,30 +393,48 @@ impl Work {
             C::StartTimerCommandAttributes(a) => timer::start(tx, a, &context)?,
             C::CancelTimerCommandAttributes(a) => timer::cancel(tx, a, &context)?,
             C::RecordMarkerCommandAttributes(a) => marker::record(tx, a, &context)?,
-            C::UpsertWorkflowSearchAttributesCommandAttributes(a) => upsert::search_attributes(tx, a, &context)?,
+            C::UpsertWorkflowSearchAttributesCommandAttributes(a) => {
+                upsert::search_attributes(tx, a, &context)?
+            }
             C::ModifyWorkflowPropertiesCommandAttributes(a) => upsert::memo(tx, a, &context)?,
-            C::StartChildWorkflowExecutionCommandAttributes(a) => child::command::start(tx, a, &context)?,
+            C::StartChildWorkflowExecutionCommandAttributes(a) => {
+                child::command::start(tx, a, &context)?
+            }
             C::RequestCancelExternalWorkflowExecutionCommandAttributes(a) => {
                 external::command::request_cancel(tx, a, &context)?;
             }
-            C::SignalExternalWorkflowExecutionCommandAttributes(a) => external::command::signal(tx, a, &context)?,
+            C::SignalExternalWorkflowExecutionCommandAttributes(a) => {
+                external::command::signal(tx, a, &context)?
+            }
             C::CompleteWorkflowExecutionCommandAttributes(a) => close::complete(tx, a, &context)?,
             C::FailWorkflowExecutionCommandAttributes(a) => close::fail(tx, a, &context)?,
             C::CancelWorkflowExecutionCommandAttributes(a) => close::cancel(tx, a, &context)?,
-            C::ContinueAsNewWorkflowExecutionCommandAttributes(a) => close::continue_as_new(tx, a, &context)?,
+            C::ContinueAsNewWorkflowExecutionCommandAttributes(a) => {
+                close::continue_as_new(tx, a, &context)?
+            }
             C::ProtocolMessageCommandAttributes(a) => self.message(tx, &a.message_id)?,
             C::ScheduleNexusOperationCommandAttributes(_) => {
-                return Err(Refused::new(Cause::FeatureDisabled, "Nexus operations are not supported by this server"));
+                return Err(Refused::new(
+                    Cause::FeatureDisabled,
+                    "Nexus operations are not supported by this server",
+                ));
             }
             C::RequestCancelNexusOperationCommandAttributes(_) => {
-                return Err(Refused::new(Cause::BadRequestCancelNexusOperationAttributes, "Nexus operations are not supported by this server"));
+                return Err(Refused::new(
+                    Cause::BadRequestCancelNexusOperationAttributes,
+                    "Nexus operations are not supported by this server",
+                ));
             }
         }
         Ok(())
     }
 
     fn message(&mut self, tx: &mut Tx<'_>, id: &str) -> Result<(), Refused> {
-        let found = self.messages.iter().find(|(_, m)| m.id == id).map(|(&at, _)| at);
+        let found = self
+            .messages
+            .iter()
+            .find(|(_, m)| m.id == id)
+            .map(|(&at, _)| at);
         let Some(message) = found.and_then(|at| self.messages.remove(&at)) else {
             return Err(Refused::new(
                 Cause::BadUpdateWorkflowExecutionMessage,
@@ -347,8 +445,9 @@ impl Work {
     }
 
     fn rejections(&mut self, tx: &mut Tx<'_>) -> Result<(), Refused> {
-        let (rejections, rest) =
-            std::mem::take(&mut self.messages).into_iter().partition(|(_, m)| update::is_rejection(m));
+        let (rejections, rest) = std::mem::take(&mut self.messages)
+            .into_iter()
+            .partition(|(_, m)| update::is_rejection(m));
         self.messages = rest;
         BTreeMap::into_values(rejections).try_for_each(|message| update::on_message(tx, &message))
     }
@@ -376,7 +475,9 @@ fn missing_cause(kind: CommandType) -> Cause {
         T::CompleteWorkflowExecution => Cause::BadCompleteWorkflowExecutionAttributes,
         T::FailWorkflowExecution => Cause::BadFailWorkflowExecutionAttributes,
         T::CancelWorkflowExecution => Cause::BadCancelWorkflowExecutionAttributes,
-        T::RequestCancelExternalWorkflowExecution => Cause::BadRequestCancelExternalWorkflowExecutionAttributes,
+        T::RequestCancelExternalWorkflowExecution => {
+            Cause::BadRequestCancelExternalWorkflowExecutionAttributes
+        }
         T::SignalExternalWorkflowExecution => Cause::BadSignalWorkflowExecutionAttributes,
         T::ContinueAsNewWorkflowExecution => Cause::BadContinueAsNewAttributes,
         T::StartChildWorkflowExecution => Cause::BadStartChildExecutionAttributes,
@@ -391,8 +492,18 @@ fn missing_cause(kind: CommandType) -> Cause {
 
 /// A command was refused: nothing of the completion stands. The task fails (or the run is
 /// terminated), and the worker learns why.
-fn refuse(run: &Run, attempt: i32, refused: Refused, worker: Worker, cx: &Cx<'_>) -> Result<Outcome<Completed>, Error> {
-    let text = format!("{}: {}", workflow_task::cause_name(refused.cause), refused.message);
+fn refuse(
+    run: &Run,
+    attempt: i32,
+    refused: Refused,
+    worker: Worker,
+    cx: &Cx<'_>,
+) -> Result<Outcome<Completed>, Error> {
+    let text = format!(
+        "{}: {}",
+        workflow_task::cause_name(refused.cause),
+        refused.message
+    );
     let error = Error::invalid(text.clone());
     let mut tx = Tx::new(run, cx);
     update::abort_sent(&mut tx);
@@ -401,7 +512,13 @@ fn refuse(run: &Run, attempt: i32, refused: Refused, worker: Worker, cx: &Cx<'_>
         return Ok(tx.finish_with(Err(error)));
     }
     let failure = TaskFailure::by_engine(refused.cause, text.clone(), worker.identity);
-    workflow_task::fail_task(&mut tx, TaskFailure { binary_checksum: worker.binary_checksum, ..failure });
+    workflow_task::fail_task(
+        &mut tx,
+        TaskFailure {
+            binary_checksum: worker.binary_checksum,
+            ..failure
+        },
+    );
     if refused.terminate {
         close::terminate(&mut tx, Termination::by_engine(text));
     } else if refused.cause == Cause::UnhandledCommand {

@@ -58,7 +58,13 @@ mod tests {
     #[test]
     fn all_that_is_due_fires_in_order() {
         let mut rig = Rig::new();
-        rig.task(vec![start_timer("c", 3), start_timer("a", 1), start_timer("b2", 2), start_timer("b1", 2), start_timer("late", 9)]);
+        rig.task(vec![
+            start_timer("c", 3),
+            start_timer("a", 1),
+            start_timer("b2", 2),
+            start_timer("b1", 2),
+            start_timer("late", 9),
+        ]);
         rig.types();
         let writes = rig.writes;
         rig.after(3.0);
@@ -72,7 +78,10 @@ mod tests {
             .collect();
         assert_eq!(fired, ["a", "b2", "b1", "c"]);
         // In one step, with one workflow task for all.
-        assert_eq!((rig.writes, events.len(), rig.state().as_str()), (writes + 1, 5, "scheduled"));
+        assert_eq!(
+            (rig.writes, events.len(), rig.state().as_str()),
+            (writes + 1, 5, "scheduled")
+        );
     }
 
     #[test]
@@ -85,7 +94,10 @@ mod tests {
         assert!(early < timer);
         rig.now = early;
         rig.fire();
-        assert_eq!((rig.due, rig.types().last().copied()), (Some(timer), Some(E::TimerStarted)));
+        assert_eq!(
+            (rig.due, rig.types().last().copied()),
+            (Some(timer), Some(E::TimerStarted))
+        );
         let writes = rig.writes;
         rig.wait(1.0);
         rig.fire();
@@ -111,7 +123,15 @@ mod tests {
             ..Default::default()
         };
         // run timeout, execution timeout and backoff; seconds until it ends.
-        for (run, execution, backoff, end) in [(10, 0, 0, 10), (0, 10, 0, 10), (20, 10, 0, 10), (10, 20, 0, 10), (10, 0, 5, 15), (0, 10, 5, 10), (0, 5, 10, 5)] {
+        for (run, execution, backoff, end) in [
+            (10, 0, 0, 10),
+            (0, 10, 0, 10),
+            (20, 10, 0, 10),
+            (10, 20, 0, 10),
+            (10, 0, 5, 15),
+            (0, 10, 5, 10),
+            (0, 5, 10, 5),
+        ] {
             let mut rig = Rig::with(started(run, execution, backoff));
             rig.after(end as f64 - 0.001);
             assert!(rig.run.is_open(), "{run} {execution} {backoff}");
@@ -136,7 +156,12 @@ mod tests {
         rig.after(1800.0);
         assert_eq!(
             rig.types(),
-            [E::TimerFired, E::ActivityTaskStarted, E::ActivityTaskTimedOut, E::WorkflowTaskScheduled]
+            [
+                E::TimerFired,
+                E::ActivityTaskStarted,
+                E::ActivityTaskTimedOut,
+                E::WorkflowTaskScheduled
+            ]
         );
     }
 }

@@ -31,7 +31,10 @@ pub fn info(run: &Run, schema: &dyn Schema) -> WorkflowExecutionInfo {
         status: core.status,
         history_length: run.last_event_id(),
         parent_namespace_id: start.parent_workflow_namespace_id.clone(),
-        parent_execution: start.parent_workflow_execution.clone().filter(|p| !p.workflow_id.is_empty()),
+        parent_execution: start
+            .parent_workflow_execution
+            .clone()
+            .filter(|p| !p.workflow_id.is_empty()),
         execution_time: Time(core.execution_time).proto_opt(),
         memo: run.visible.memo.clone(),
         search_attributes: search_attribute::typed(run.visible.search_attributes.as_ref(), schema),
@@ -40,7 +43,12 @@ pub fn info(run: &Run, schema: &dyn Schema) -> WorkflowExecutionInfo {
         state_transition_count: core.transitions,
         history_size_bytes: core.history_size,
         execution_duration: close_time.and_then(|_| proto_span(duration)),
-        root_execution: Some(start.root_workflow_execution.clone().unwrap_or_else(|| run.id.execution())),
+        root_execution: Some(
+            start
+                .root_workflow_execution
+                .clone()
+                .unwrap_or_else(|| run.id.execution()),
+        ),
         first_run_id: start.first_execution_run_id.clone(),
         most_recent_worker_version_stamp: core.worker_version.clone(),
         priority: run.priority(),
@@ -65,7 +73,11 @@ pub fn describe(run: &Run, schema: &dyn Schema, now: Time) -> DescribeWorkflowEx
             user_metadata: run.started.user_metadata.clone(),
         }),
         workflow_execution_info: Some(info(run, schema)),
-        pending_activities: run.activities.values().map(|a| activity::pending_info(run, a, now)).collect(),
+        pending_activities: run
+            .activities
+            .values()
+            .map(|a| activity::pending_info(run, a, now))
+            .collect(),
         pending_children: run
             .children
             .values()
@@ -77,14 +89,20 @@ pub fn describe(run: &Run, schema: &dyn Schema, now: Time) -> DescribeWorkflowEx
                 parent_close_policy: c.parent_close_policy,
             })
             .collect(),
-        pending_workflow_task: core.workflow_task.as_ref().map(|t| PendingWorkflowTaskInfo {
-            state: if t.started_id == 0 { PendingWorkflowTaskState::Scheduled } else { PendingWorkflowTaskState::Started }
-                as i32,
-            scheduled_time: Time(t.scheduled_time).proto_opt(),
-            original_scheduled_time: Time(t.original_scheduled_time).proto_opt(),
-            started_time: Time(t.started_time).proto_opt(),
-            attempt: t.attempt,
-        }),
+        pending_workflow_task: core
+            .workflow_task
+            .as_ref()
+            .map(|t| PendingWorkflowTaskInfo {
+                state: if t.started_id == 0 {
+                    PendingWorkflowTaskState::Scheduled
+                } else {
+                    PendingWorkflowTaskState::Started
+                } as i32,
+                scheduled_time: Time(t.scheduled_time).proto_opt(),
+                original_scheduled_time: Time(t.original_scheduled_time).proto_opt(),
+                started_time: Time(t.started_time).proto_opt(),
+                attempt: t.attempt,
+            }),
         workflow_extended_info: Some(extended(run)),
         ..Default::default()
     }
@@ -94,12 +112,23 @@ fn extended(run: &Run) -> WorkflowExecutionExtendedInfo {
     let core = &run.core;
     let created = (
         core.create_request_id.clone(),
-        RequestIdInfo { event_type: EventType::WorkflowExecutionStarted as i32, event_id: 1, buffered: false },
+        RequestIdInfo {
+            event_type: EventType::WorkflowExecutionStarted as i32,
+            event_id: 1,
+            buffered: false,
+        },
     );
     let attached = run.attached.values().map(|r| {
         let buffered = r.event_id == BUFFERED_ID;
         let event_id = if buffered { 0 } else { r.event_id };
-        (r.request_id.clone(), RequestIdInfo { event_type: r.event_type, event_id, buffered })
+        (
+            r.request_id.clone(),
+            RequestIdInfo {
+                event_type: r.event_type,
+                event_id,
+                buffered,
+            },
+        )
     });
     WorkflowExecutionExtendedInfo {
         execution_expiration_time: Time(core.execution_expiration).proto_opt(),
@@ -115,7 +144,9 @@ fn extended(run: &Run) -> WorkflowExecutionExtendedInfo {
 
 /// A workflow type's name as the protocol wraps it.
 pub fn workflow_type(name: &str) -> Option<WorkflowType> {
-    Some(WorkflowType { name: name.to_owned() })
+    Some(WorkflowType {
+        name: name.to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -146,32 +177,71 @@ mod tests {
         assert_eq!(task(&rig), Some((PendingWorkflowTaskState::Scheduled, 1)));
         let started = rig.poll();
         assert_eq!(task(&rig), Some((PendingWorkflowTaskState::Started, 1)));
-        let attachment = Attachment { request_id: "x".into(), ..Default::default() };
-        rig.op(|run, cx| options::attach(run, attachment, cx)).unwrap();
+        let attachment = Attachment {
+            request_id: "x".into(),
+            ..Default::default()
+        };
+        rig.op(|run, cx| options::attach(run, attachment, cx))
+            .unwrap();
         let all = describe(&rig.run, &Words, rig.now);
         let ids = all.workflow_extended_info.unwrap().request_id_infos;
         let shown = |id: &str| (ids[id].event_id, ids[id].buffered);
         assert_eq!((shown("create"), shown("x")), ((1, false), (0, true)));
-        rig.commands(&started.task, vec![schedule_activity("a", 1)]).unwrap();
+        rig.commands(&started.task, vec![schedule_activity("a", 1)])
+            .unwrap();
 
         let all = describe(&rig.run, &Words, rig.now);
-        assert_eq!(all.pending_activities[0].state(), PendingActivityState::Scheduled);
+        assert_eq!(
+            all.pending_activities[0].state(),
+            PendingActivityState::Scheduled
+        );
         let config = all.execution_config.unwrap();
-        assert_eq!((config.task_queue.unwrap().name.as_str(), config.default_workflow_task_timeout), ("queue", seconds(10)));
+        assert_eq!(
+            (
+                config.task_queue.unwrap().name.as_str(),
+                config.default_workflow_task_timeout
+            ),
+            ("queue", seconds(10))
+        );
         let extended = all.workflow_extended_info.unwrap();
         let at = |s: u64| Some(BEGIN.plus(Duration::from_secs(s)).proto());
-        assert_eq!((extended.run_expiration_time, extended.execution_expiration_time), (at(65), at(90)));
+        assert_eq!(
+            (
+                extended.run_expiration_time,
+                extended.execution_expiration_time
+            ),
+            (at(65), at(90))
+        );
         assert_eq!(extended.request_id_infos["x"].event_id, 6);
         let info = all.workflow_execution_info.unwrap();
-        assert_eq!((info.start_time, info.execution_time, info.close_time), (at(0), at(5), None));
-        assert_eq!((info.history_length, info.state_transition_count), (rig.run.last_event_id(), rig.writes));
-        assert_eq!((info.execution_duration, info.first_run_id.as_str(), info.task_queue.as_str()), (None, "first", "queue"));
+        assert_eq!(
+            (info.start_time, info.execution_time, info.close_time),
+            (at(0), at(5), None)
+        );
+        assert_eq!(
+            (info.history_length, info.state_transition_count),
+            (rig.run.last_event_id(), rig.writes)
+        );
+        assert_eq!(
+            (
+                info.execution_duration,
+                info.first_run_id.as_str(),
+                info.task_queue.as_str()
+            ),
+            (None, "first", "queue")
+        );
         assert_eq!(info.root_execution, Some(rig.run.id.execution()));
         assert_eq!(info.parent_execution, None);
         // A task that is not stored is shown as well.
         rig.task(vec![]);
         rig.update("u").unwrap();
-        assert_eq!((rig.state().as_str(), task(&rig)), ("scheduled speculative", Some((PendingWorkflowTaskState::Scheduled, 1))));
+        assert_eq!(
+            (rig.state().as_str(), task(&rig)),
+            (
+                "scheduled speculative",
+                Some((PendingWorkflowTaskState::Scheduled, 1))
+            )
+        );
     }
 
     #[test]
@@ -183,7 +253,10 @@ mod tests {
         let all = describe(&rig.run, &Words, rig.now);
         assert!(all.pending_activities.is_empty() && all.pending_workflow_task.is_none());
         let info = all.workflow_execution_info.unwrap();
-        assert_eq!(info.close_time, Some(BEGIN.plus(Duration::from_secs(7)).proto()));
+        assert_eq!(
+            info.close_time,
+            Some(BEGIN.plus(Duration::from_secs(7)).proto())
+        );
         assert_eq!((info.execution_duration, info.status), (seconds(7), 2));
     }
 }

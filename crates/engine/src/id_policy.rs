@@ -2,7 +2,8 @@
 //! closed one (reuse policy). Contract sections 4.2 and 4.3.
 
 use tidemill_proto::api::enums::v1::{
-    WorkflowExecutionStatus as Status, WorkflowIdConflictPolicy as Conflict, WorkflowIdReusePolicy as Reuse,
+    WorkflowExecutionStatus as Status, WorkflowIdConflictPolicy as Conflict,
+    WorkflowIdReusePolicy as Reuse,
 };
 
 use crate::Error;
@@ -23,8 +24,15 @@ pub enum Decision {
 }
 
 /// Decides what becomes of a start request.
-pub fn decide(current: Option<&Run>, request_id: &str, reuse: Reuse, conflict: Conflict) -> Result<Decision, Error> {
-    let Some(run) = current else { return Ok(Decision::Create) };
+pub fn decide(
+    current: Option<&Run>,
+    request_id: &str,
+    reuse: Reuse,
+    conflict: Conflict,
+) -> Result<Decision, Error> {
+    let Some(run) = current else {
+        return Ok(Decision::Create);
+    };
     if !request_id.is_empty() && run.core.create_request_id == request_id {
         return Ok(Decision::Repeated);
     }
@@ -39,16 +47,18 @@ pub fn decide(current: Option<&Run>, request_id: &str, reuse: Reuse, conflict: C
         return match conflict {
             Conflict::UseExisting => Ok(Decision::UseExisting),
             Conflict::TerminateExisting => Ok(Decision::Replace),
-            Conflict::Fail | Conflict::Unspecified => {
-                Err(already_started(run, "Workflow execution is already running."))
-            }
+            Conflict::Fail | Conflict::Unspecified => Err(already_started(
+                run,
+                "Workflow execution is already running.",
+            )),
         };
     }
     let clean = matches!(run.status(), Status::Completed | Status::ContinuedAsNew);
     match reuse {
-        Reuse::AllowDuplicateFailedOnly if clean => {
-            Err(already_started(run, "Workflow execution already finished successfully."))
-        }
+        Reuse::AllowDuplicateFailedOnly if clean => Err(already_started(
+            run,
+            "Workflow execution already finished successfully.",
+        )),
         Reuse::RejectDuplicate => Err(already_started(run, "Workflow execution already finished.")),
         _ => Ok(Decision::Create),
     }
@@ -57,7 +67,10 @@ pub fn decide(current: Option<&Run>, request_id: &str, reuse: Reuse, conflict: C
 /// The error that names the run in the way.
 pub fn already_started(run: &Run, what: &str) -> Error {
     Error::WorkflowExecutionAlreadyStarted {
-        message: format!("{what} WorkflowId: {}, RunId: {}.", run.id.workflow_id, run.id.run_id),
+        message: format!(
+            "{what} WorkflowId: {}, RunId: {}.",
+            run.id.workflow_id, run.id.run_id
+        ),
         start_request_id: run.core.create_request_id.clone(),
         run_id: run.id.run_id.to_string(),
         first_execution_run_id: run.first_run_id().to_owned(),
@@ -72,7 +85,12 @@ mod tests {
 
     const OPEN: [Status; 2] = [Status::Running, Status::Paused];
     const CLEAN: [Status; 2] = [Status::Completed, Status::ContinuedAsNew];
-    const UNCLEAN: [Status; 4] = [Status::Failed, Status::Canceled, Status::Terminated, Status::TimedOut];
+    const UNCLEAN: [Status; 4] = [
+        Status::Failed,
+        Status::Canceled,
+        Status::Terminated,
+        Status::TimedOut,
+    ];
     const REUSE: [Reuse; 5] = [
         Reuse::Unspecified,
         Reuse::AllowDuplicate,
@@ -80,12 +98,17 @@ mod tests {
         Reuse::RejectDuplicate,
         Reuse::TerminateIfRunning,
     ];
-    const CONFLICT: [Conflict; 4] =
-        [Conflict::Unspecified, Conflict::Fail, Conflict::UseExisting, Conflict::TerminateExisting];
+    const CONFLICT: [Conflict; 4] = [
+        Conflict::Unspecified,
+        Conflict::Fail,
+        Conflict::UseExisting,
+        Conflict::TerminateExisting,
+    ];
 
     /// What is to be decided, without a look at how the code does it; `None` is a refusal.
     fn expected(status: Status, reuse: Reuse, conflict: Conflict) -> Option<Decision> {
-        let replaces = conflict == Conflict::TerminateExisting || reuse == Reuse::TerminateIfRunning;
+        let replaces =
+            conflict == Conflict::TerminateExisting || reuse == Reuse::TerminateIfRunning;
         match (OPEN.contains(&status), reuse) {
             (true, _) if replaces => Some(Decision::Replace),
             (true, _) if conflict == Conflict::UseExisting => Some(Decision::UseExisting),
@@ -98,8 +121,12 @@ mod tests {
     #[test]
     fn status_by_policies() {
         let mut rig = Rig::idle();
-        let attachment = Attachment { request_id: "attached".into(), ..Default::default() };
-        rig.op(|run, cx| options::attach(run, attachment, cx)).unwrap();
+        let attachment = Attachment {
+            request_id: "attached".into(),
+            ..Default::default()
+        };
+        rig.op(|run, cx| options::attach(run, attachment, cx))
+            .unwrap();
         for status in OPEN.into_iter().chain(CLEAN).chain(UNCLEAN) {
             let mut run = rig.run.clone();
             run.core.status = status as i32;
@@ -111,9 +138,21 @@ mod tests {
                         assert_eq!(decided.ok(), expected(status, reuse, conflict), "{name}");
                     }
                     // Repeats are known whatever the policies say.
-                    assert_eq!(decide(Some(&run), "create", reuse, conflict), Ok(Decision::Repeated), "{name}");
-                    assert_eq!(decide(Some(&run), "attached", reuse, conflict), Ok(Decision::Attached), "{name}");
-                    assert_eq!(decide(None, "create", reuse, conflict), Ok(Decision::Create), "{name}");
+                    assert_eq!(
+                        decide(Some(&run), "create", reuse, conflict),
+                        Ok(Decision::Repeated),
+                        "{name}"
+                    );
+                    assert_eq!(
+                        decide(Some(&run), "attached", reuse, conflict),
+                        Ok(Decision::Attached),
+                        "{name}"
+                    );
+                    assert_eq!(
+                        decide(None, "create", reuse, conflict),
+                        Ok(Decision::Create),
+                        "{name}"
+                    );
                 }
             }
         }

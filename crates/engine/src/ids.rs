@@ -68,7 +68,12 @@ mod tests {
         let bytes = *b"\x00\x11\x22\x33\x44\x55\x66\x77\x88\x99\xaa\xbb\xcc\xdd\xee\xff";
         assert_eq!(format_uuid(&bytes), "00112233-4455-6677-8899-aabbccddeeff");
         assert_eq!(parse_uuid(&format_uuid(&bytes)), Some(bytes));
-        for bad in ["", "x", "00112233-4455-6677-8899-aabbccddeefg", "00112233+4455-6677-8899-aabbccddeeff"] {
+        for bad in [
+            "",
+            "x",
+            "00112233-4455-6677-8899-aabbccddeefg",
+            "00112233+4455-6677-8899-aabbccddeeff",
+        ] {
             assert_eq!(parse_uuid(bad), None, "{bad}");
         }
     }

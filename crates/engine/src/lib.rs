@@ -5,7 +5,10 @@
 //! here, no clock, no randomness and no hash-map order; carrying things out is the server's work.
 //! Behaviour is Temporal's, as its SDKs observe it.
 
-#![expect(deprecated, reason = "clients still send and read fields that the protocol has deprecated")]
+#![expect(
+    deprecated,
+    reason = "clients still send and read fields that the protocol has deprecated"
+)]
 
 pub mod activity;
 mod buffer;
@@ -13,24 +16,24 @@ pub mod cancel;
 pub mod child;
 pub mod close;
 pub mod command;
+pub mod complete;
 pub mod continuation;
 pub mod cron;
+pub mod deadline;
+pub mod describe;
 pub mod error;
 pub mod external;
 #[cfg(test)]
 mod fixture;
-pub mod complete;
-pub mod deadline;
-pub mod describe;
 pub mod id_policy;
 pub mod ids;
 pub mod limits;
 pub mod marker;
 pub mod model;
+pub mod options;
 pub mod query;
 pub mod reset;
 mod reset_point;
-pub mod options;
 pub mod retry;
 pub mod run;
 pub mod run_options;
@@ -39,12 +42,12 @@ pub mod signal;
 pub mod start;
 #[cfg(test)]
 mod testing;
-pub mod timer;
 pub mod time;
+pub mod timer;
 pub mod transition;
 pub mod tx;
-pub mod upsert;
 pub mod update;
+pub mod upsert;
 pub mod workflow_task;
 
 pub use error::Error;
@@ -52,5 +55,7 @@ pub use ids::Ids;
 pub use limits::Limits;
 pub use run::{BUFFERED_ID, Run, RunId};
 pub use time::Time;
-pub use transition::{Batch, Effect, NewTask, Outcome, OutboxEntry, OutboxItem, TaskKind, Transition, UpdateEvent};
+pub use transition::{
+    Batch, Effect, NewTask, OutboxEntry, OutboxItem, Outcome, TaskKind, Transition, UpdateEvent,
+};
 pub use tx::{Cx, Tx};

@@ -8,19 +8,33 @@ use tidemill_proto::api::history::v1::MarkerRecordedEventAttributes;
 use crate::command::{CommandContext, Refused};
 use crate::tx::Tx;
 
-pub(crate) fn record(tx: &mut Tx<'_>, a: RecordMarkerCommandAttributes, command: &CommandContext) -> Result<(), Refused> {
+pub(crate) fn record(
+    tx: &mut Tx<'_>,
+    a: RecordMarkerCommandAttributes,
+    command: &CommandContext,
+) -> Result<(), Refused> {
     let bad = |m: String| Refused::new(Cause::BadRecordMarkerAttributes, m);
     if a.marker_name.is_empty() {
         return Err(bad("MarkerName is not set on RecordMarkerCommand.".into()));
     }
     if a.marker_name.len() > tx.limits().id_length {
-        return Err(bad(format!("MarkerName on RecordMarkerCommand exceeds length limit of {} bytes.", tx.limits().id_length)));
+        return Err(bad(format!(
+            "MarkerName on RecordMarkerCommand exceeds length limit of {} bytes.",
+            tx.limits().id_length
+        )));
     }
-    let size: usize = a.details.iter().map(|(k, v)| k.len() + v.encoded_len()).sum();
+    let size: usize = a
+        .details
+        .iter()
+        .map(|(k, v)| k.len() + v.encoded_len())
+        .sum();
     if size > tx.limits().blob_size {
         return Err(Refused::terminate(
             Cause::BadRecordMarkerAttributes,
-            format!("RecordMarker details exceed size limit: {size} bytes, at most {} are allowed", tx.limits().blob_size),
+            format!(
+                "RecordMarker details exceed size limit: {size} bytes, at most {} are allowed",
+                tx.limits().blob_size
+            ),
         ));
     }
     tx.push_event(command.event(MarkerRecordedEventAttributes {
@@ -51,14 +65,25 @@ mod tests {
             failure: Some(failure("F")),
             ..Default::default()
         };
-        let metadata = tidemill_proto::api::sdk::v1::UserMetadata { summary: Some(Default::default()), details: None };
+        let metadata = tidemill_proto::api::sdk::v1::UserMetadata {
+            summary: Some(Default::default()),
+            details: None,
+        };
         let mut command = command(marker.into());
         command.user_metadata = Some(metadata.clone());
         rig.task(vec![command]);
         let event = rig.last(E::MarkerRecorded);
         assert_eq!(event.user_metadata, Some(metadata));
-        let Some(A::MarkerRecordedEventAttributes(a)) = event.attributes else { panic!() };
-        assert_eq!((a.marker_name.as_str(), &a.details["k"], a.failure), ("m", &payloads("v"), Some(failure("F"))));
-        assert_eq!((a.workflow_task_completed_event_id, rig.state().as_str()), (4, "none"));
+        let Some(A::MarkerRecordedEventAttributes(a)) = event.attributes else {
+            panic!()
+        };
+        assert_eq!(
+            (a.marker_name.as_str(), &a.details["k"], a.failure),
+            ("m", &payloads("v"), Some(failure("F")))
+        );
+        assert_eq!(
+            (a.workflow_task_completed_event_id, rig.state().as_str()),
+            (4, "none")
+        );
     }
 }

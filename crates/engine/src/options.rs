@@ -3,7 +3,9 @@
 
 use tidemill_proto::api::common::v1::{Callback, Link, Priority};
 use tidemill_proto::api::enums::v1::EventType;
-use tidemill_proto::api::history::v1::{HistoryEvent, WorkflowExecutionOptionsUpdatedEventAttributes};
+use tidemill_proto::api::history::v1::{
+    HistoryEvent, WorkflowExecutionOptionsUpdatedEventAttributes,
+};
 use tidemill_proto::api::workflow::v1::WorkflowExecutionOptions;
 
 use crate::Error;
@@ -52,7 +54,12 @@ pub fn attach(run: &Run, attachment: Attachment, cx: &Cx<'_>) -> Result<Outcome<
     });
     if !attachment.request_id.is_empty() {
         if tx.run.attached.len() >= cx.limits.request_ids
-            && let Some(oldest) = tx.run.attached.values().min_by_key(|r| r.row).map(|r| r.request_id.clone())
+            && let Some(oldest) = tx
+                .run
+                .attached
+                .values()
+                .min_by_key(|r| r.row)
+                .map(|r| r.request_id.clone())
         {
             tx.remove_attached(&oldest);
         }
@@ -110,17 +117,33 @@ pub(crate) fn change(
                 match *field {
                     "priority_key" | "priorityKey" => to.priority_key = from.priority_key,
                     "fairness_key" | "fairnessKey" => to.fairness_key = from.fairness_key,
-                    "fairness_weight" | "fairnessWeight" => to.fairness_weight = from.fairness_weight,
-                    _ => return Err(Error::invalid(format!("unknown path {path:?} in update mask"))),
+                    "fairness_weight" | "fairnessWeight" => {
+                        to.fairness_weight = from.fairness_weight
+                    }
+                    _ => {
+                        return Err(Error::invalid(format!(
+                            "unknown path {path:?} in update mask"
+                        )));
+                    }
                 }
             }
-            ["versioning_override" | "versioningOverride", ..] | ["time_skipping_config" | "timeSkippingConfig", ..] => {
-                return Err(Error::Unimplemented(format!("option {path:?} is not supported by this server")));
+            ["versioning_override" | "versioningOverride", ..]
+            | ["time_skipping_config" | "timeSkippingConfig", ..] => {
+                return Err(Error::Unimplemented(format!(
+                    "option {path:?} is not supported by this server"
+                )));
             }
-            _ => return Err(Error::invalid(format!("unknown path {path:?} in update mask"))),
+            _ => {
+                return Err(Error::invalid(format!(
+                    "unknown path {path:?} in update mask"
+                )));
+            }
         }
     }
-    let effective = WorkflowExecutionOptions { priority: priority.clone(), ..Default::default() };
+    let effective = WorkflowExecutionOptions {
+        priority: priority.clone(),
+        ..Default::default()
+    };
     if is_same(&priority, &tx.run.priority()) {
         return Ok(effective);
     }
@@ -141,18 +164,33 @@ mod tests {
 
     fn attach(rig: &mut Rig, id: &str, callbacks: usize) -> Result<(), Error> {
         let callbacks = vec![Callback::default(); callbacks];
-        let attachment = Attachment { request_id: id.into(), callbacks, ..Default::default() };
+        let attachment = Attachment {
+            request_id: id.into(),
+            callbacks,
+            ..Default::default()
+        };
         rig.op(|run, cx| super::attach(run, attachment, cx))
     }
 
-    fn change(rig: &mut Rig, paths: &[&str], priority: Option<Priority>) -> Result<Option<Priority>, Error> {
+    fn change(
+        rig: &mut Rig,
+        paths: &[&str],
+        priority: Option<Priority>,
+    ) -> Result<Option<Priority>, Error> {
         let paths: Vec<_> = paths.iter().map(|p| (*p).to_owned()).collect();
-        let options = WorkflowExecutionOptions { priority, ..Default::default() };
-        rig.op(|run, cx| update(run, &paths, &options, "me", cx)).map(|o| o.priority)
+        let options = WorkflowExecutionOptions {
+            priority,
+            ..Default::default()
+        };
+        rig.op(|run, cx| update(run, &paths, &options, "me", cx))
+            .map(|o| o.priority)
     }
 
     fn key(priority_key: i32) -> Option<Priority> {
-        Some(Priority { priority_key, ..Default::default() })
+        Some(Priority {
+            priority_key,
+            ..Default::default()
+        })
     }
 
     #[test]
@@ -160,12 +198,24 @@ mod tests {
         let mut rig = Rig::idle();
         attach(&mut rig, "a", 2).unwrap();
         // The workflow does not see it: no task.
-        assert_eq!((rig.types(), rig.state()), (vec![EventType::WorkflowExecutionOptionsUpdated], "none".into()));
+        assert_eq!(
+            (rig.types(), rig.state()),
+            (
+                vec![EventType::WorkflowExecutionOptionsUpdated],
+                "none".into()
+            )
+        );
         assert_eq!(rig.run.attached["a"].event_id, rig.run.last_event_id());
         // The same again is nothing new.
         attach(&mut rig, "a", 2).unwrap();
-        assert_eq!((rig.types(), rig.run.visible.attached_callbacks.len()), (vec![], 2));
-        assert!(matches!(attach(&mut rig, "b", 31), Err(Error::FailedPrecondition(_))));
+        assert_eq!(
+            (rig.types(), rig.run.visible.attached_callbacks.len()),
+            (vec![], 2)
+        );
+        assert!(matches!(
+            attach(&mut rig, "b", 31),
+            Err(Error::FailedPrecondition(_))
+        ));
         // It waits while a task is started.
         rig.signal("").unwrap();
         let started = rig.poll();
@@ -174,7 +224,10 @@ mod tests {
         assert_eq!(rig.run.attached["b"].event_id, BUFFERED_ID);
         rig.commands(&started.task, vec![]).unwrap();
         let events = rig.new_events();
-        assert_eq!(events[1].event_type(), EventType::WorkflowExecutionOptionsUpdated);
+        assert_eq!(
+            events[1].event_type(),
+            EventType::WorkflowExecutionOptionsUpdated
+        );
         assert!(events[1].worker_may_ignore);
         assert_eq!(rig.run.attached["b"].event_id, events[1].event_id);
         // Only so many are kept, the latest.
@@ -189,27 +242,54 @@ mod tests {
     fn changed_options() {
         let mut rig = Rig::idle();
         assert_eq!(change(&mut rig, &["priority"], None), Ok(None));
-        assert_eq!(change(&mut rig, &["priority.priority_key"], None).map(|p| p.unwrap_or_default()), Ok(Priority::default()));
+        assert_eq!(
+            change(&mut rig, &["priority.priority_key"], None).map(|p| p.unwrap_or_default()),
+            Ok(Priority::default())
+        );
         assert_eq!(rig.types(), []);
         assert_eq!(change(&mut rig, &["priority"], key(1)), Ok(key(1)));
         assert_eq!(rig.types(), [EventType::WorkflowExecutionOptionsUpdated]);
         assert_eq!((rig.run.priority_key(), rig.state().as_str()), (1, "none"));
-        let fair = Priority { fairness_key: "f".into(), ..Default::default() };
-        let both = Priority { priority_key: 1, ..fair.clone() };
-        assert_eq!(change(&mut rig, &["priority.fairnessKey"], Some(fair)), Ok(Some(both.clone())));
+        let fair = Priority {
+            fairness_key: "f".into(),
+            ..Default::default()
+        };
+        let both = Priority {
+            priority_key: 1,
+            ..fair.clone()
+        };
+        assert_eq!(
+            change(&mut rig, &["priority.fairnessKey"], Some(fair)),
+            Ok(Some(both.clone()))
+        );
         // No effective change writes nothing, whatever else is asked for.
         rig.types();
-        assert_eq!(change(&mut rig, &["priority"], Some(both)).map(|_| ()), Ok(()));
+        assert_eq!(
+            change(&mut rig, &["priority"], Some(both)).map(|_| ()),
+            Ok(())
+        );
         assert_eq!(rig.types(), []);
         // Taken away, twice.
         change(&mut rig, &["priority"], None).unwrap();
         assert_eq!((rig.types().len(), rig.run.priority_key()), (1, 3));
         change(&mut rig, &["priority"], None).unwrap();
         assert_eq!(rig.types(), []);
-        assert!(matches!(change(&mut rig, &["nonsense"], None), Err(Error::InvalidArgument(_))));
-        assert!(matches!(change(&mut rig, &["priority.nonsense"], None), Err(Error::InvalidArgument(_))));
-        assert!(matches!(change(&mut rig, &["versioning_override"], None), Err(Error::Unimplemented(_))));
+        assert!(matches!(
+            change(&mut rig, &["nonsense"], None),
+            Err(Error::InvalidArgument(_))
+        ));
+        assert!(matches!(
+            change(&mut rig, &["priority.nonsense"], None),
+            Err(Error::InvalidArgument(_))
+        ));
+        assert!(matches!(
+            change(&mut rig, &["versioning_override"], None),
+            Err(Error::Unimplemented(_))
+        ));
         rig.terminate().unwrap();
-        assert!(matches!(change(&mut rig, &["priority"], key(2)), Err(Error::NotFound(_))));
+        assert!(matches!(
+            change(&mut rig, &["priority"], key(2)),
+            Err(Error::NotFound(_))
+        ));
     }
 }

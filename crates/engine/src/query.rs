@@ -29,7 +29,9 @@ pub fn route(run: &Run, condition: QueryRejectCondition) -> Result<Route, Error>
     let status = run.status();
     let rejected = match condition {
         QueryRejectCondition::NotOpen => status != Status::Running,
-        QueryRejectCondition::NotCompletedCleanly => !matches!(status, Status::Running | Status::Completed),
+        QueryRejectCondition::NotCompletedCleanly => {
+            !matches!(status, Status::Running | Status::Completed)
+        }
         _ => status == Status::Paused,
     };
     if rejected {
@@ -37,16 +39,28 @@ pub fn route(run: &Run, condition: QueryRejectCondition) -> Result<Route, Error>
     }
     let core = &run.core;
     if core.last_completed_started_id == 0 && !run.is_open() {
-        return Err(not_ready("Unable to query workflow due to the workflow closing before any workflow task completed."));
+        return Err(not_ready(
+            "Unable to query workflow due to the workflow closing before any workflow task completed.",
+        ));
     }
     if core.last_completed_started_id == 0 && core.backoff_until != 0 {
-        return Err(not_ready("Unable to query workflow before its first workflow task."));
+        return Err(not_ready(
+            "Unable to query workflow before its first workflow task.",
+        ));
     }
     if core.workflow_task_attempt >= 3 {
-        return Err(not_ready("Unable to query workflow due to Workflow Task in failed state."));
+        return Err(not_ready(
+            "Unable to query workflow due to Workflow Task in failed state.",
+        ));
     }
     let idle = core.workflow_task.is_none();
-    Ok(if core.last_completed_started_id != 0 && (!run.is_open() || idle) { Route::Direct } else { Route::Buffered })
+    Ok(
+        if core.last_completed_started_id != 0 && (!run.is_open() || idle) {
+            Route::Direct
+        } else {
+            Route::Buffered
+        },
+    )
 }
 
 fn not_ready(message: &str) -> Error {
@@ -54,12 +68,21 @@ fn not_ready(message: &str) -> Error {
 }
 
 /// Adds a query to the next workflow task. `id` must be unique in the process.
-pub fn buffer(run: &Run, id: &str, query: WorkflowQuery, cx: &Cx<'_>) -> Result<Outcome<()>, Error> {
+pub fn buffer(
+    run: &Run,
+    id: &str,
+    query: WorkflowQuery,
+    cx: &Cx<'_>,
+) -> Result<Outcome<()>, Error> {
     if run.volatile.queries.len() >= cx.limits.buffered_queries {
         return Err(Error::busy("query buffer is full"));
     }
     let mut tx = Tx::new(run, cx);
-    tx.run.volatile.queries.push_back(BufferedQuery { id: id.to_owned(), query, sent: false });
+    tx.run.volatile.queries.push_back(BufferedQuery {
+        id: id.to_owned(),
+        query,
+        sent: false,
+    });
     Ok(tx.finish(()))
 }
 
@@ -80,7 +103,11 @@ pub(crate) fn send(tx: &mut Tx<'_>) -> Vec<(String, WorkflowQuery)> {
 }
 
 pub(crate) fn unsend(tx: &mut Tx<'_>) {
-    tx.run.volatile.queries.iter_mut().for_each(|q| q.sent = false);
+    tx.run
+        .volatile
+        .queries
+        .iter_mut()
+        .for_each(|q| q.sent = false);
 }
 
 /// Hands the worker's answers to those who wait; what is not answered stays.
@@ -88,8 +115,14 @@ pub(crate) fn answer(tx: &mut Tx<'_>, mut results: HashMap<String, WorkflowQuery
     let waiting = std::mem::take(&mut tx.run.volatile.queries);
     for query in waiting {
         match results.remove(&query.id) {
-            Some(result) => tx.effect(Effect::QueryAnswered { id: query.id, result }),
-            None => tx.run.volatile.queries.push_back(BufferedQuery { sent: false, ..query }),
+            Some(result) => tx.effect(Effect::QueryAnswered {
+                id: query.id,
+                result,
+            }),
+            None => tx.run.volatile.queries.push_back(BufferedQuery {
+                sent: false,
+                ..query
+            }),
         }
     }
 }
@@ -163,7 +196,11 @@ mod tests {
         ];
         for (state, expected) in rows {
             let run = run(state);
-            let conditions = [Condition::None, Condition::NotOpen, Condition::NotCompletedCleanly];
+            let conditions = [
+                Condition::None,
+                Condition::NotOpen,
+                Condition::NotCompletedCleanly,
+            ];
             let letter = |condition| match route(&run, condition) {
                 Ok(Route::Direct) => 'D',
                 Ok(Route::Buffered) => 'B',
@@ -174,7 +211,11 @@ mod tests {
                 Err(Error::WorkflowNotReady(_)) => '-',
                 Err(e) => panic!("{state}: {e}"),
             };
-            assert_eq!(conditions.map(letter).iter().collect::<String>(), expected, "{state}");
+            assert_eq!(
+                conditions.map(letter).iter().collect::<String>(),
+                expected,
+                "{state}"
+            );
         }
     }
 
@@ -183,7 +224,10 @@ mod tests {
         let mut rig = Rig::new();
         let writes = rig.writes;
         rig.query("q").unwrap();
-        assert!(matches!(rig.query("r"), Err(Error::ResourceExhausted { .. })));
+        assert!(matches!(
+            rig.query("r"),
+            Err(Error::ResourceExhausted { .. })
+        ));
         rig.op(|run, cx| Ok(cancel(run, "unknown", cx))).unwrap();
         assert_eq!(rig.run.volatile.queries.len(), 1);
         rig.op(|run, cx| Ok(cancel(run, "q", cx))).unwrap();

@@ -9,8 +9,17 @@ use crate::tx::Tx;
 
 /// Notes a build that has not completed a task of this chain of runs before.
 pub(crate) fn add(tx: &mut Tx<'_>, completion: &Completion, completed_id: i64) {
-    let build_id = completion.worker_version.as_ref().map_or("", |v| &v.build_id);
-    let point = point(build_id, &completion.binary_checksum, &tx.run.id.run_id, completed_id, tx.now());
+    let build_id = completion
+        .worker_version
+        .as_ref()
+        .map_or("", |v| &v.build_id);
+    let point = point(
+        build_id,
+        &completion.binary_checksum,
+        &tx.run.id.run_id,
+        completed_id,
+        tx.now(),
+    );
     if is_new(&tx.run.visible, &point) {
         let most = tx.limits().reset_points;
         tx.change_hidden(|v| note(v, point, most));
@@ -41,7 +50,11 @@ fn is_new(visible: &Visible, point: &ResetPointInfo) -> bool {
     let same = |p: &ResetPointInfo| {
         p.build_id == point.build_id && p.binary_checksum == point.binary_checksum
     };
-    named && !visible.reset_points.as_ref().is_some_and(|points| points.points.iter().any(same))
+    named
+        && !visible
+            .reset_points
+            .as_ref()
+            .is_some_and(|points| points.points.iter().any(same))
 }
 
 /// Adds a point if its build is new; the oldest one makes room.
@@ -70,16 +83,30 @@ mod tests {
         let mut ends = Vec::new();
         for (build, checksum) in [("", ""), ("", "c1"), ("b1", "c1"), ("", "c1"), ("b2", "c1")] {
             let started = rig.poll();
-            let worker_version = (!build.is_empty()).then(|| WorkerVersionStamp { build_id: build.into(), ..Default::default() });
-            let completion = Completion { worker_version, binary_checksum: checksum.into(), ..Default::default() };
+            let worker_version = (!build.is_empty()).then(|| WorkerVersionStamp {
+                build_id: build.into(),
+                ..Default::default()
+            });
+            let completion = Completion {
+                worker_version,
+                binary_checksum: checksum.into(),
+                ..Default::default()
+            };
             rig.complete(&started.task, completion).unwrap();
             ends.push(rig.run.last_event_id());
             rig.signal("").unwrap();
         }
         let points = &rig.run.visible.reset_points.as_ref().unwrap().points;
-        let kept: Vec<_> = points.iter().map(|p| (p.build_id.as_str(), p.first_workflow_task_completed_id)).collect();
+        let kept: Vec<_> = points
+            .iter()
+            .map(|p| (p.build_id.as_str(), p.first_workflow_task_completed_id))
+            .collect();
         // The first of them made room for the last.
         assert_eq!(kept, [("b1", ends[2]), ("b2", ends[4])]);
-        assert!(points.iter().all(|p| p.resettable && p.run_id == "first" && p.binary_checksum == "c1"));
+        assert!(
+            points
+                .iter()
+                .all(|p| p.resettable && p.run_id == "first" && p.binary_checksum == "c1")
+        );
     }
 }

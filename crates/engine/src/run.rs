@@ -37,7 +37,10 @@ pub struct RunId {
 
 impl RunId {
     pub fn execution(&self) -> WorkflowExecution {
-        WorkflowExecution { workflow_id: self.workflow_id.to_string(), run_id: self.run_id.to_string() }
+        WorkflowExecution {
+            workflow_id: self.workflow_id.to_string(),
+            run_id: self.run_id.to_string(),
+        }
     }
 }
 
@@ -156,20 +159,24 @@ impl Run {
                     run.children.insert(key, Arc::new(Child::decode(value)?));
                 }
                 k if k == Kind::ExternalCancel as u8 => {
-                    run.external_cancels.insert(key, Arc::new(External::decode(value)?));
+                    run.external_cancels
+                        .insert(key, Arc::new(External::decode(value)?));
                 }
                 k if k == Kind::ExternalSignal as u8 => {
-                    run.external_signals.insert(key, Arc::new(External::decode(value)?));
+                    run.external_signals
+                        .insert(key, Arc::new(External::decode(value)?));
                 }
                 k if k == Kind::Update as u8 => {
                     let u = UpdateRecord::decode(value)?;
                     run.updates.insert(u.update_id.clone(), Arc::new(u));
                 }
                 k if k == Kind::SignalId as u8 => {
-                    run.signal_ids.insert(SignalId::decode(value)?.request_id, key);
+                    run.signal_ids
+                        .insert(SignalId::decode(value)?.request_id, key);
                 }
                 k if k == Kind::Buffered as u8 => {
-                    run.buffered.push_back((key, Arc::new(HistoryEvent::decode(value)?)));
+                    run.buffered
+                        .push_back((key, Arc::new(HistoryEvent::decode(value)?)));
                 }
                 k if k == Kind::RequestId as u8 => {
                     let r = AttachedRequest::decode(value)?;
@@ -214,7 +221,10 @@ impl Run {
     }
 
     pub fn is_open(&self) -> bool {
-        matches!(self.status(), WorkflowExecutionStatus::Running | WorkflowExecutionStatus::Paused)
+        matches!(
+            self.status(),
+            WorkflowExecutionStatus::Running | WorkflowExecutionStatus::Paused
+        )
     }
 
     pub fn workflow_type(&self) -> &str {
@@ -243,11 +253,17 @@ impl Run {
     }
 
     pub fn workflow_task_started(&self) -> bool {
-        self.core.workflow_task.as_ref().is_some_and(|t| t.started_id != 0)
+        self.core
+            .workflow_task
+            .as_ref()
+            .is_some_and(|t| t.started_id != 0)
     }
 
     pub fn priority(&self) -> Option<Priority> {
-        self.core.priority_override.clone().or_else(|| self.start().priority.clone())
+        self.core
+            .priority_override
+            .clone()
+            .or_else(|| self.start().priority.clone())
     }
 
     /// 1 to 5, for the workflow's own tasks.
@@ -261,7 +277,10 @@ impl Run {
             return None;
         }
         let c = &self.core;
-        let task = c.workflow_task.as_ref().and_then(crate::workflow_task::deadline);
+        let task = c
+            .workflow_task
+            .as_ref()
+            .and_then(crate::workflow_task::deadline);
         [
             Time(c.run_expiration).get(),
             Time(c.backoff_until).get(),
@@ -291,20 +310,27 @@ impl Run {
     }
 
     fn forget_activity_deadline(&mut self, id: i64) {
-        if let Some(at) = self.activities.get(&id).and_then(|a| crate::activity::deadline(a)) {
+        if let Some(at) = self
+            .activities
+            .get(&id)
+            .and_then(|a| crate::activity::deadline(a))
+        {
             self.deadlines.remove(&(at, Deadline::Activity(id)));
         }
     }
 
     pub fn put_timer(&mut self, timer: Timer) {
-        self.deadlines.insert((Time(timer.fire_time), Deadline::Timer(timer.started_id)));
-        self.timer_ids.insert(timer.timer_id.clone(), timer.started_id);
+        self.deadlines
+            .insert((Time(timer.fire_time), Deadline::Timer(timer.started_id)));
+        self.timer_ids
+            .insert(timer.timer_id.clone(), timer.started_id);
         self.timers.insert(timer.started_id, Arc::new(timer));
     }
 
     pub fn remove_timer(&mut self, started_id: i64) -> Option<Arc<Timer>> {
         let timer = self.timers.remove(&started_id)?;
-        self.deadlines.remove(&(Time(timer.fire_time), Deadline::Timer(started_id)));
+        self.deadlines
+            .remove(&(Time(timer.fire_time), Deadline::Timer(started_id)));
         self.timer_ids.remove(&timer.timer_id);
         Some(timer)
     }
@@ -324,8 +350,20 @@ mod tests {
 
     #[test]
     fn priority_keys() {
-        for (key, expected) in [(i32::MIN, 3), (-1, 3), (0, 3), (1, 1), (3, 3), (5, 5), (6, 5), (i32::MAX, 5)] {
-            let priority = Some(Priority { priority_key: key, ..Default::default() });
+        for (key, expected) in [
+            (i32::MIN, 3),
+            (-1, 3),
+            (0, 3),
+            (1, 1),
+            (3, 3),
+            (5, 5),
+            (6, 5),
+            (i32::MAX, 5),
+        ] {
+            let priority = Some(Priority {
+                priority_key: key,
+                ..Default::default()
+            });
             assert_eq!(priority_key(&priority), expected, "{key}");
         }
         assert_eq!(priority_key(&None), 3);
@@ -335,7 +373,10 @@ mod tests {
     fn rows_of_newer_versions_are_not_our_business() {
         let rig = crate::testing::Rig::idle();
         let core = rig.run.row(Kind::Core, 0).unwrap();
-        let rows = [(Kind::Core as u8, 0, core.as_slice()), (200, 7, b"whatever".as_slice())];
+        let rows = [
+            (Kind::Core as u8, 0, core.as_slice()),
+            (200, 7, b"whatever".as_slice()),
+        ];
         let loaded = Run::load(rig.run.id.clone(), rig.run.started.clone(), rows).unwrap();
         assert_eq!(loaded.core, rig.run.core);
         let broken = [(Kind::Timer as u8, 1, b"\xff".as_slice())];

@@ -34,22 +34,33 @@ pub enum Value {
 }
 
 /// Checks attributes that a caller sets.
-pub fn validate(attributes: &SearchAttributes, schema: &dyn Schema, limits: &Limits) -> Result<(), String> {
+pub fn validate(
+    attributes: &SearchAttributes,
+    schema: &dyn Schema,
+    limits: &Limits,
+) -> Result<(), String> {
     let fields = &attributes.indexed_fields;
     if fields.len() > limits.search_attributes {
-        return Err(format!("number of search attributes {} exceeds limit {}", fields.len(), limits.search_attributes));
+        return Err(format!(
+            "number of search attributes {} exceeds limit {}",
+            fields.len(),
+            limits.search_attributes
+        ));
     }
     let mut total = 0;
     // In name order, so that the same request gets the same message.
     for (name, payload) in fields.iter().collect::<BTreeMap<_, _>>() {
-        let attribute = schema
-            .attribute(name)
-            .ok_or_else(|| format!("Namespace has no mapping defined for search attribute {name}"))?;
+        let attribute = schema.attribute(name).ok_or_else(|| {
+            format!("Namespace has no mapping defined for search attribute {name}")
+        })?;
         if !attribute.settable {
             return Err(format!("{name} attribute can't be set in SearchAttributes"));
         }
         decode(payload, attribute.kind).map_err(|e| {
-            format!("invalid value for search attribute {name} of type {}: {e}", type_name(attribute.kind))
+            format!(
+                "invalid value for search attribute {name} of type {}: {e}",
+                type_name(attribute.kind)
+            )
         })?;
         if payload.data.len() > limits.search_attribute_value_size {
             return Err(format!(
@@ -61,7 +72,10 @@ pub fn validate(attributes: &SearchAttributes, schema: &dyn Schema, limits: &Lim
         total += name.len() + payload.data.len();
     }
     if total > limits.search_attributes_size {
-        return Err(format!("total size of search attributes {total} exceeds size limit {}", limits.search_attributes_size));
+        return Err(format!(
+            "total size of search attributes {total} exceeds size limit {}",
+            limits.search_attributes_size
+        ));
     }
     Ok(())
 }
@@ -80,7 +94,8 @@ pub fn decode(payload: &Payload, kind: IndexedValueType) -> Result<Option<Value>
     if is_unset(payload) {
         return Ok(None);
     }
-    let json: serde_json::Value = serde_json::from_slice(&payload.data).map_err(|e| format!("not JSON: {e}"))?;
+    let json: serde_json::Value =
+        serde_json::from_slice(&payload.data).map_err(|e| format!("not JSON: {e}"))?;
     if kind == IndexedValueType::KeywordList {
         let list = match json {
             serde_json::Value::Array(items) => items,
@@ -104,12 +119,16 @@ pub fn decode(payload: &Payload, kind: IndexedValueType) -> Result<Option<Value>
         IndexedValueType::Double => Value::Double(json.as_f64().ok_or_else(wrong)?),
         IndexedValueType::Datetime => {
             let text = json.as_str().ok_or_else(wrong)?;
-            let at: jiff::Timestamp = text.parse().map_err(|e| format!("{text:?} is not an RFC 3339 time: {e}"))?;
+            let at: jiff::Timestamp = text
+                .parse()
+                .map_err(|e| format!("{text:?} is not an RFC 3339 time: {e}"))?;
             Value::Datetime(Time(i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX)))
         }
         IndexedValueType::Keyword => Value::Keyword(json.as_str().ok_or_else(wrong)?.to_owned()),
         IndexedValueType::Text => Value::Text(json.as_str().ok_or_else(wrong)?.to_owned()),
-        IndexedValueType::KeywordList | IndexedValueType::Unspecified => return Err("unknown type".into()),
+        IndexedValueType::KeywordList | IndexedValueType::Unspecified => {
+            return Err("unknown type".into());
+        }
     };
     Ok(Some(value))
 }
@@ -130,15 +149,22 @@ pub fn type_name(kind: IndexedValueType) -> &'static str {
 
 /// Marks every payload with its attribute's type, as clients expect it of what they read; what
 /// the namespace does not know any more is left out.
-pub fn typed(attributes: Option<&SearchAttributes>, schema: &dyn Schema) -> Option<SearchAttributes> {
+pub fn typed(
+    attributes: Option<&SearchAttributes>,
+    schema: &dyn Schema,
+) -> Option<SearchAttributes> {
     let mut typed = attributes?.clone();
-    typed.indexed_fields.retain(|name, payload| match schema.attribute(name) {
-        Some(a) => {
-            payload.metadata.insert("type".to_owned(), type_name(a.kind).as_bytes().to_vec());
-            true
-        }
-        None => false,
-    });
+    typed
+        .indexed_fields
+        .retain(|name, payload| match schema.attribute(name) {
+            Some(a) => {
+                payload
+                    .metadata
+                    .insert("type".to_owned(), type_name(a.kind).as_bytes().to_vec());
+                true
+            }
+            None => false,
+        });
     (!typed.indexed_fields.is_empty()).then_some(typed)
 }
 
@@ -158,7 +184,11 @@ mod tests {
     use super::*;
 
     fn payload(json: &str) -> Payload {
-        Payload { metadata: [("encoding".into(), b"json/plain".to_vec())].into(), data: json.into(), ..Default::default() }
+        Payload {
+            metadata: [("encoding".into(), b"json/plain".to_vec())].into(),
+            data: json.into(),
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -172,17 +202,33 @@ mod tests {
             ("7.5", T::Int, Err(())),
             ("7", T::Double, Ok(Some(Value::Double(7.0)))),
             ("\"a\"", T::Keyword, Ok(Some(Value::Keyword("a".into())))),
-            ("\"a\"", T::KeywordList, Ok(Some(Value::KeywordList(vec!["a".into()])))),
-            ("[\"a\",\"b\"]", T::KeywordList, Ok(Some(Value::KeywordList(vec!["a".into(), "b".into()])))),
+            (
+                "\"a\"",
+                T::KeywordList,
+                Ok(Some(Value::KeywordList(vec!["a".into()]))),
+            ),
+            (
+                "[\"a\",\"b\"]",
+                T::KeywordList,
+                Ok(Some(Value::KeywordList(vec!["a".into(), "b".into()]))),
+            ),
             ("[1]", T::KeywordList, Err(())),
-            ("\"1970-01-01T00:00:01Z\"", T::Datetime, Ok(Some(Value::Datetime(Time(1_000_000_000))))),
+            (
+                "\"1970-01-01T00:00:01Z\"",
+                T::Datetime,
+                Ok(Some(Value::Datetime(Time(1_000_000_000)))),
+            ),
             ("\"yesterday\"", T::Datetime, Err(())),
             ("null", T::Int, Ok(None)),
             ("[]", T::Keyword, Ok(None)),
             ("{", T::Keyword, Err(())),
         ];
         for (json, kind, expected) in rows {
-            assert_eq!(decode(&payload(json), *kind).map_err(|_| ()), *expected, "{json} as {kind:?}");
+            assert_eq!(
+                decode(&payload(json), *kind).map_err(|_| ()),
+                *expected,
+                "{json} as {kind:?}"
+            );
         }
     }
 }

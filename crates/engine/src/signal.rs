@@ -33,7 +33,10 @@ pub fn signal(run: &Run, signal: Signal, cx: &Cx<'_>) -> Result<Outcome<()>, Err
         return Err(Error::busy("Workflow is busy closing, try again."));
     }
     if run.core.signal_count >= cx.limits.signals {
-        return Err(Error::invalid(format!("exceeded workflow execution limit for signal events ({})", cx.limits.signals)));
+        return Err(Error::invalid(format!(
+            "exceeded workflow execution limit for signal events ({})",
+            cx.limits.signals
+        )));
     }
     let mut tx = Tx::new(run, cx);
     record(&mut tx, signal);
@@ -86,18 +89,33 @@ mod tests {
         rig.reload();
         rig.signal("buffered").unwrap();
         rig.signal("r").unwrap();
-        assert_eq!((rig.count(E::WorkflowExecutionSignaled), rig.state().as_str()), (1, "started +1"));
+        assert_eq!(
+            (
+                rig.count(E::WorkflowExecutionSignaled),
+                rig.state().as_str()
+            ),
+            (1, "started +1")
+        );
         // Without one every signal counts.
         rig.signal("").unwrap();
         rig.signal("").unwrap();
         rig.commands(&started.task, vec![]).unwrap();
-        assert_eq!((rig.count(E::WorkflowExecutionSignaled), rig.run.core.signal_count), (4, 4));
+        assert_eq!(
+            (
+                rig.count(E::WorkflowExecutionSignaled),
+                rig.run.core.signal_count
+            ),
+            (4, 4)
+        );
     }
 
     #[test]
     fn the_event_says_all() {
         let mut rig = Rig::idle();
-        let sender = WorkflowExecution { workflow_id: "other".into(), run_id: "r".into() };
+        let sender = WorkflowExecution {
+            workflow_id: "other".into(),
+            run_id: "r".into(),
+        };
         let given = Signal {
             name: "S".into(),
             input: Some(payloads("in")),
@@ -109,9 +127,21 @@ mod tests {
         };
         rig.op(|run, cx| signal(run, given, cx)).unwrap();
         let event = rig.last(E::WorkflowExecutionSignaled);
-        let Some(A::WorkflowExecutionSignaledEventAttributes(a)) = event.attributes else { panic!() };
-        assert_eq!((a.signal_name.as_str(), a.input, a.identity.as_str()), ("S", Some(payloads("in")), "me"));
-        assert_eq!((a.request_id.as_str(), a.external_workflow_execution, event.links.len()), ("id", Some(sender), 1));
+        let Some(A::WorkflowExecutionSignaledEventAttributes(a)) = event.attributes else {
+            panic!()
+        };
+        assert_eq!(
+            (a.signal_name.as_str(), a.input, a.identity.as_str()),
+            ("S", Some(payloads("in")), "me")
+        );
+        assert_eq!(
+            (
+                a.request_id.as_str(),
+                a.external_workflow_execution,
+                event.links.len()
+            ),
+            ("id", Some(sender), 1)
+        );
     }
 
     #[test]
@@ -130,9 +160,28 @@ mod tests {
         let (ids, limits) = (Counter::default(), crate::Limits::default());
         let cx = context(BEGIN, &ids, &limits);
         let mut tx = create(new_run(Default::default()), &cx);
-        record(&mut tx, Signal { name: "S".into(), request_id: "create".into(), ..Default::default() });
-        let mut rig = Rig::over(Counter::default(), limits.clone(), BEGIN, tx.into_transitions());
-        assert_eq!(rig.types(), [E::WorkflowExecutionStarted, E::WorkflowExecutionSignaled, E::WorkflowTaskScheduled]);
+        record(
+            &mut tx,
+            Signal {
+                name: "S".into(),
+                request_id: "create".into(),
+                ..Default::default()
+            },
+        );
+        let mut rig = Rig::over(
+            Counter::default(),
+            limits.clone(),
+            BEGIN,
+            tx.into_transitions(),
+        );
+        assert_eq!(
+            rig.types(),
+            [
+                E::WorkflowExecutionStarted,
+                E::WorkflowExecutionSignaled,
+                E::WorkflowTaskScheduled
+            ]
+        );
         assert_eq!(rig.history.len(), 1);
         rig.signal("create").unwrap();
         assert_eq!(rig.types(), []);

@@ -32,7 +32,14 @@ pub struct NewRun {
 /// (when empty) and the expiration from the execution timeout (when
 /// unset).
 pub fn create<'a>(new: NewRun, cx: &'a Cx<'a>) -> Tx<'a> {
-    let NewRun { id, mut started, metadata, links, create_request_id, awaits_parent } = new;
+    let NewRun {
+        id,
+        mut started,
+        metadata,
+        links,
+        create_request_id,
+        awaits_parent,
+    } = new;
     started.workflow_id = id.workflow_id.to_string();
     if started.original_execution_run_id.is_empty() {
         started.original_execution_run_id = id.run_id.to_string();
@@ -58,7 +65,11 @@ pub fn create<'a>(new: NewRun, cx: &'a Cx<'a>) -> Tx<'a> {
         next_event_id: 1,
         start_time: cx.now.0,
         execution_time: execution_time.0,
-        backoff_until: if backoff.is_zero() { 0 } else { execution_time.0 },
+        backoff_until: if backoff.is_zero() {
+            0
+        } else {
+            execution_time.0
+        },
         awaits_parent,
         run_expiration: run_expiration(&started, execution_time).map_or(0, |t| t.0),
         execution_expiration: started
@@ -83,10 +94,16 @@ pub fn create<'a>(new: NewRun, cx: &'a Cx<'a>) -> Tx<'a> {
 
 /// When a run times out: its run timeout counts from the end of the backoff, and the chain's
 /// expiration bounds it.
-pub fn run_expiration(started: &WorkflowExecutionStartedEventAttributes, execution_time: Time) -> Option<Time> {
+pub fn run_expiration(
+    started: &WorkflowExecutionStartedEventAttributes,
+    execution_time: Time,
+) -> Option<Time> {
     let timeout = span(&started.workflow_run_timeout);
     let by_run = (timeout > Duration::ZERO).then(|| execution_time.plus(timeout));
-    let by_chain = started.workflow_execution_expiration_time.as_ref().map(Time::from_proto);
+    let by_chain = started
+        .workflow_execution_expiration_time
+        .as_ref()
+        .map(Time::from_proto);
     [by_run, by_chain].into_iter().flatten().min()
 }
 
@@ -102,7 +119,11 @@ pub fn run_timeout(run: Duration, execution: Duration) -> Duration {
 /// A workflow task's start-to-close timeout: the default when unset, bounded by the largest
 /// allowed and by the run's.
 pub fn task_timeout(task: Duration, run: Duration, limits: &Limits) -> Duration {
-    let task = if task.is_zero() { limits.workflow_task_timeout } else { task };
+    let task = if task.is_zero() {
+        limits.workflow_task_timeout
+    } else {
+        task
+    };
     let task = task.min(limits.workflow_task_timeout_max);
     if run.is_zero() { task } else { task.min(run) }
 }
@@ -128,10 +149,22 @@ mod tests {
         });
         let start = rig.run.start();
         assert_eq!((start.workflow_id.as_str(), start.attempt), ("w", 1));
-        assert_eq!((start.original_execution_run_id.as_str(), start.first_execution_run_id.as_str()), ("first", "first"));
-        assert_eq!(start.workflow_execution_expiration_time, Some(BEGIN.plus(s(60)).proto()));
+        assert_eq!(
+            (
+                start.original_execution_run_id.as_str(),
+                start.first_execution_run_id.as_str()
+            ),
+            ("first", "first")
+        );
+        assert_eq!(
+            start.workflow_execution_expiration_time,
+            Some(BEGIN.plus(s(60)).proto())
+        );
         assert_eq!(rig.run.core.run_expiration, BEGIN.plus(s(60)).0);
-        assert_eq!(rig.last(E::WorkflowExecutionStarted).event_time, Some(BEGIN.proto()));
+        assert_eq!(
+            rig.last(E::WorkflowExecutionStarted).event_time,
+            Some(BEGIN.proto())
+        );
         // A run of a chain keeps what it was given.
         let given = WorkflowExecutionStartedEventAttributes {
             original_execution_run_id: "o".into(),
@@ -143,23 +176,42 @@ mod tests {
         };
         let rig = Rig::with(given);
         let start = rig.run.start();
-        assert_eq!((start.original_execution_run_id.as_str(), rig.run.first_run_id(), start.attempt), ("o", "f", 3));
+        assert_eq!(
+            (
+                start.original_execution_run_id.as_str(),
+                rig.run.first_run_id(),
+                start.attempt
+            ),
+            ("o", "f", 3)
+        );
         assert_eq!(rig.run.core.run_expiration, BEGIN.plus(s(5)).0);
     }
 
     #[test]
     fn a_child_waits_for_its_parent() {
         let (ids, limits) = (Counter::default(), crate::Limits::default());
-        let new = NewRun { awaits_parent: true, ..new_run(Default::default()) };
+        let new = NewRun {
+            awaits_parent: true,
+            ..new_run(Default::default())
+        };
         let cx = context(BEGIN, &ids, &limits);
-        let mut rig = Rig::over(Counter::default(), limits.clone(), BEGIN, create(new, &cx).into_transitions());
+        let mut rig = Rig::over(
+            Counter::default(),
+            limits.clone(),
+            BEGIN,
+            create(new, &cx).into_transitions(),
+        );
         rig.signal("").unwrap();
         rig.cancel();
         rig.update("u").unwrap();
         rig.after(1.0);
         assert_eq!(rig.state(), "none");
-        rig.op(|run, cx| Ok(crate::child::release(run, cx))).unwrap();
-        assert_eq!((rig.state().as_str(), rig.poll().messages.len()), ("scheduled", 1));
+        rig.op(|run, cx| Ok(crate::child::release(run, cx)))
+            .unwrap();
+        assert_eq!(
+            (rig.state().as_str(), rig.poll().messages.len()),
+            ("scheduled", 1)
+        );
     }
 
     #[test]
@@ -168,7 +220,13 @@ mod tests {
         for (run, execution, expected) in [(0, 0, 0), (0, 5, 5), (5, 0, 5), (9, 5, 5), (5, 9, 5)] {
             assert_eq!(run_timeout(s(run), s(execution)), s(expected));
         }
-        for (task, run, expected) in [(0, 0, 10), (0, 5, 5), (30, 0, 30), (500, 0, 120), (500, 60, 60)] {
+        for (task, run, expected) in [
+            (0, 0, 10),
+            (0, 5, 5),
+            (30, 0, 30),
+            (500, 0, 120),
+            (500, 60, 60),
+        ] {
             assert_eq!(task_timeout(s(task), s(run), &limits), s(expected));
         }
     }

@@ -43,7 +43,11 @@ impl Time {
     }
 
     pub fn from_proto(t: &tidemill_proto::wkt::Timestamp) -> Time {
-        Time(t.seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(t.nanos)))
+        Time(
+            t.seconds
+                .saturating_mul(1_000_000_000)
+                .saturating_add(i64::from(t.nanos)),
+        )
     }
 }
 
@@ -75,7 +79,10 @@ pub fn is_negative(d: &Option<tidemill_proto::wkt::Duration>) -> bool {
 
 /// A span as a protocol duration, always set.
 pub fn proto_span(d: Duration) -> Option<tidemill_proto::wkt::Duration> {
-    Some(tidemill_proto::wkt::Duration { seconds: d.as_secs() as i64, nanos: d.subsec_nanos() as i32 })
+    Some(tidemill_proto::wkt::Duration {
+        seconds: d.as_secs() as i64,
+        nanos: d.subsec_nanos() as i32,
+    })
 }
 
 /// A span as a protocol duration, unset for zero.

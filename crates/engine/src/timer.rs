@@ -17,19 +17,32 @@ use crate::model::Timer;
 use crate::time::{is_negative, span};
 use crate::tx::Tx;
 
-pub(crate) fn start(tx: &mut Tx<'_>, a: StartTimerCommandAttributes, command: &CommandContext) -> Result<(), Refused> {
+pub(crate) fn start(
+    tx: &mut Tx<'_>,
+    a: StartTimerCommandAttributes,
+    command: &CommandContext,
+) -> Result<(), Refused> {
     let bad = |m: String| Refused::new(Cause::BadStartTimerAttributes, m);
     if a.timer_id.is_empty() {
         return Err(bad("TimerId is not set on StartTimerCommand.".into()));
     }
     if a.timer_id.len() > tx.limits().id_length {
-        return Err(bad(format!("TimerId on StartTimerCommand exceeds length limit of {} bytes.", tx.limits().id_length)));
+        return Err(bad(format!(
+            "TimerId on StartTimerCommand exceeds length limit of {} bytes.",
+            tx.limits().id_length
+        )));
     }
     if is_negative(&a.start_to_fire_timeout) {
-        return Err(bad(format!("An invalid StartToFireTimeout is set on StartTimerCommand: must not be negative. TimerId={}", a.timer_id)));
+        return Err(bad(format!(
+            "An invalid StartToFireTimeout is set on StartTimerCommand: must not be negative. TimerId={}",
+            a.timer_id
+        )));
     }
     if tx.run.timer_ids.contains_key(&a.timer_id) {
-        return Err(Refused::new(Cause::StartTimerDuplicateId, format!("timer with ID {} has been started before", a.timer_id)));
+        return Err(Refused::new(
+            Cause::StartTimerDuplicateId,
+            format!("timer with ID {} has been started before", a.timer_id),
+        ));
     }
     let fire_time = tx.now().plus(span(&a.start_to_fire_timeout));
     let started_id = tx.push_event(command.event(TimerStartedEventAttributes {
@@ -37,11 +50,19 @@ pub(crate) fn start(tx: &mut Tx<'_>, a: StartTimerCommandAttributes, command: &C
         start_to_fire_timeout: a.start_to_fire_timeout,
         workflow_task_completed_event_id: command.completed_id,
     }));
-    tx.put_timer(Timer { started_id, timer_id: a.timer_id, fire_time: fire_time.0 });
+    tx.put_timer(Timer {
+        started_id,
+        timer_id: a.timer_id,
+        fire_time: fire_time.0,
+    });
     Ok(())
 }
 
-pub(crate) fn cancel(tx: &mut Tx<'_>, a: CancelTimerCommandAttributes, command: &CommandContext) -> Result<(), Refused> {
+pub(crate) fn cancel(
+    tx: &mut Tx<'_>,
+    a: CancelTimerCommandAttributes,
+    command: &CommandContext,
+) -> Result<(), Refused> {
     let bad = |m: String| Refused::new(Cause::BadCancelTimerAttributes, m);
     if a.timer_id.is_empty() {
         return Err(bad("TimerId is not set on CancelTimerCommand.".into()));
@@ -79,8 +100,13 @@ pub(crate) fn cancel(tx: &mut Tx<'_>, a: CancelTimerCommandAttributes, command: 
 
 /// Fires a timer whose time has come.
 pub(crate) fn fire(tx: &mut Tx<'_>, started_id: i64) {
-    let Some(timer) = tx.remove_timer(started_id) else { return };
-    tx.push(TimerFiredEventAttributes { timer_id: timer.timer_id.clone(), started_event_id: started_id });
+    let Some(timer) = tx.remove_timer(started_id) else {
+        return;
+    };
+    tx.push(TimerFiredEventAttributes {
+        timer_id: timer.timer_id.clone(),
+        started_event_id: started_id,
+    });
     tx.want_workflow_task();
 }
 
@@ -102,7 +128,9 @@ mod tests {
         assert_eq!((rig.types(), rig.state()), (vec![], "none".into()));
         rig.after(100.0);
         let events = rig.new_events();
-        let Some(Attributes::TimerFiredEventAttributes(a)) = &events[0].attributes else { panic!() };
+        let Some(Attributes::TimerFiredEventAttributes(a)) = &events[0].attributes else {
+            panic!()
+        };
         assert_eq!((a.timer_id.as_str(), a.started_event_id), ("t", 5));
         // The time at which it was seen to, not that at which it was due.
         assert_eq!(events[0].event_time, Some(rig.now.proto()));
@@ -116,31 +144,63 @@ mod tests {
     #[test]
     fn an_id_can_be_used_again() {
         let mut rig = Rig::new();
-        rig.task(vec![start_timer("t", 5), cancel_timer("t"), start_timer("t", 1)]);
-        assert_eq!((rig.run.timers.len(), rig.run.timers[&7].fire_time), (1, rig.now.0 + 1_000_000_000));
+        rig.task(vec![
+            start_timer("t", 5),
+            cancel_timer("t"),
+            start_timer("t", 1),
+        ]);
+        assert_eq!(
+            (rig.run.timers.len(), rig.run.timers[&7].fire_time),
+            (1, rig.now.0 + 1_000_000_000)
+        );
         // Also while its firing waits: a cancel command then means the new one.
         rig.signal("").unwrap();
         let started = rig.poll();
         rig.after(1.0);
         rig.types();
-        rig.commands(&started.task, vec![start_timer("t", 60), cancel_timer("t")]).unwrap();
+        rig.commands(&started.task, vec![start_timer("t", 60), cancel_timer("t")])
+            .unwrap();
         assert_eq!(
             rig.types(),
-            [E::WorkflowTaskCompleted, E::TimerStarted, E::TimerCanceled, E::TimerFired, E::WorkflowTaskScheduled]
+            [
+                E::WorkflowTaskCompleted,
+                E::TimerStarted,
+                E::TimerCanceled,
+                E::TimerFired,
+                E::WorkflowTaskScheduled
+            ]
         );
     }
 
     #[test]
     fn how_long_a_timer_runs() {
         let far = 10_000_000_000;
-        for (timeout, expected) in [(seconds(0), 0), (None, 0), (seconds(7), 7), (seconds(far), 100 * 365 * 24 * 3600)] {
+        for (timeout, expected) in [
+            (seconds(0), 0),
+            (None, 0),
+            (seconds(7), 7),
+            (seconds(far), 100 * 365 * 24 * 3600),
+        ] {
             let mut rig = Rig::new();
-            let timer = StartTimerCommandAttributes { timer_id: "t".into(), start_to_fire_timeout: timeout };
+            let timer = StartTimerCommandAttributes {
+                timer_id: "t".into(),
+                start_to_fire_timeout: timeout,
+            };
             rig.task(vec![command(timer.into())]);
-            assert_eq!(rig.run.timers[&5].fire_time - rig.now.0, expected * 1_000_000_000);
+            assert_eq!(
+                rig.run.timers[&5].fire_time - rig.now.0,
+                expected * 1_000_000_000
+            );
             // What the worker asked for stands in history as it is.
-            let Some(Attributes::TimerStartedEventAttributes(a)) = rig.last(E::TimerStarted).attributes else { panic!() };
-            assert_eq!((a.start_to_fire_timeout, a.workflow_task_completed_event_id), (timeout, 4));
+            let Some(Attributes::TimerStartedEventAttributes(a)) =
+                rig.last(E::TimerStarted).attributes
+            else {
+                panic!()
+            };
+            assert_eq!(
+                (a.start_to_fire_timeout, a.workflow_task_completed_event_id),
+                (timeout, 4)
+            );
         }
     }
 }

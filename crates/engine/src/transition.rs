@@ -27,11 +27,17 @@ pub struct Outcome<T> {
 impl<T> Outcome<T> {
     /// An answer without any change.
     pub fn unchanged(reply: T) -> Self {
-        Self { transitions: Vec::new(), reply: Ok(reply) }
+        Self {
+            transitions: Vec::new(),
+            reply: Ok(reply),
+        }
     }
 
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Outcome<U> {
-        Outcome { transitions: self.transitions, reply: self.reply.map(f) }
+        Outcome {
+            transitions: self.transitions,
+            reply: self.reply.map(f),
+        }
     }
 }
 
@@ -112,14 +118,27 @@ pub struct NewTask {
 #[derive(Clone, Debug)]
 pub enum Effect {
     /// Offer a speculative workflow task: it has no row in the store.
-    Speculative { queue: String, normal_queue: String, sticky: bool, priority: u8, scheduled_id: i64, stamp: i64 },
+    Speculative {
+        queue: String,
+        normal_queue: String,
+        sticky: bool,
+        priority: u8,
+        scheduled_id: i64,
+        stamp: i64,
+    },
     /// A buffered query was answered by the worker.
-    QueryAnswered { id: String, result: WorkflowQueryResult },
+    QueryAnswered {
+        id: String,
+        result: WorkflowQueryResult,
+    },
     /// A buffered query is to be dispatched directly instead.
     QueryReleased { id: String },
     /// A buffered query cannot be answered.
     QueryFailed { id: String, error: Error },
-    Update { update_id: String, event: UpdateEvent },
+    Update {
+        update_id: String,
+        event: UpdateEvent,
+    },
 }
 
 /// What callers that wait for an update learn.
@@ -188,6 +207,9 @@ pub struct RunAddress {
 pub struct ParentClosed {
     #[prost(message, optional, tag = "1")]
     pub child: Option<RunAddress>,
-    #[prost(enumeration = "tidemill_proto::api::enums::v1::ParentClosePolicy", tag = "2")]
+    #[prost(
+        enumeration = "tidemill_proto::api::enums::v1::ParentClosePolicy",
+        tag = "2"
+    )]
     pub policy: i32,
 }

@@ -16,12 +16,14 @@ use crate::Error;
 use crate::ids::Ids;
 use crate::limits::Limits;
 use crate::model::{
-    Activity, AttachedRequest, Child, External, Kind, SignalId, TaskPlace, Timer, UpdateRecord, Visible,
+    Activity, AttachedRequest, Child, External, Kind, SignalId, TaskPlace, Timer, UpdateRecord,
+    Visible,
 };
 use crate::run::{BUFFERED_ID, Run};
 use crate::time::Time;
 use crate::transition::{
-    Batch, Effect, NewTask, Outcome, OutboxEntry, OutboxItem, Row, TaskKind, Transition, UpdateEvent,
+    Batch, Effect, NewTask, OutboxEntry, OutboxItem, Outcome, Row, TaskKind, Transition,
+    UpdateEvent,
 };
 use crate::{buffer, workflow_task};
 
@@ -124,12 +126,18 @@ impl<'a> Tx<'a> {
 
     /// Adds an event: its id, or [`BUFFERED_ID`] when it waits for the started workflow task.
     pub fn push(&mut self, attributes: impl Into<Attributes>) -> i64 {
-        self.push_event(HistoryEvent { attributes: Some(attributes.into()), ..Default::default() })
+        self.push_event(HistoryEvent {
+            attributes: Some(attributes.into()),
+            ..Default::default()
+        })
     }
 
     /// As [`Tx::push`], for an event with metadata, links or a time of its own.
     pub fn push_event(&mut self, mut event: HistoryEvent) -> i64 {
-        let kind = event.attributes.as_ref().map_or(EventType::Unspecified, Attributes::event_type);
+        let kind = event
+            .attributes
+            .as_ref()
+            .map_or(EventType::Unspecified, Attributes::event_type);
         event.event_type = kind as i32;
         event.worker_may_ignore = buffer::worker_may_ignore(kind);
         if event.event_time.is_none() {
@@ -151,7 +159,11 @@ impl<'a> Tx<'a> {
     /// Writes an event to history now.
     pub(crate) fn append(&mut self, mut event: HistoryEvent) -> i64 {
         // Workflow task started events end their batch: resets and branches cut there.
-        if self.events.last().is_some_and(|e| e.event_type == EventType::WorkflowTaskStarted as i32) {
+        if self
+            .events
+            .last()
+            .is_some_and(|e| e.event_type == EventType::WorkflowTaskStarted as i32)
+        {
             let batch = std::mem::take(&mut self.events);
             self.closed_batches.push(batch);
         }
@@ -166,7 +178,9 @@ impl<'a> Tx<'a> {
     /// First event id of the batch that the next event goes to.
     pub fn batch_id(&self) -> i64 {
         match self.events.last() {
-            Some(e) if e.event_type != EventType::WorkflowTaskStarted as i32 => self.events[0].event_id,
+            Some(e) if e.event_type != EventType::WorkflowTaskStarted as i32 => {
+                self.events[0].event_id
+            }
             _ => self.run.core.next_event_id,
         }
     }
@@ -264,7 +278,9 @@ impl<'a> Tx<'a> {
 
     pub fn put_child(&mut self, child: Child) {
         self.touch(Kind::Child, child.initiated_id);
-        self.run.children.insert(child.initiated_id, Arc::new(child));
+        self.run
+            .children
+            .insert(child.initiated_id, Arc::new(child));
     }
 
     pub fn remove_child(&mut self, initiated_id: i64) -> Option<Arc<Child>> {
@@ -274,7 +290,9 @@ impl<'a> Tx<'a> {
 
     pub fn put_external_cancel(&mut self, external: External) {
         self.touch(Kind::ExternalCancel, external.initiated_id);
-        self.run.external_cancels.insert(external.initiated_id, Arc::new(external));
+        self.run
+            .external_cancels
+            .insert(external.initiated_id, Arc::new(external));
     }
 
     pub fn remove_external_cancel(&mut self, initiated_id: i64) -> Option<Arc<External>> {
@@ -284,7 +302,9 @@ impl<'a> Tx<'a> {
 
     pub fn put_external_signal(&mut self, external: External) {
         self.touch(Kind::ExternalSignal, external.initiated_id);
-        self.run.external_signals.insert(external.initiated_id, Arc::new(external));
+        self.run
+            .external_signals
+            .insert(external.initiated_id, Arc::new(external));
     }
 
     pub fn remove_external_signal(&mut self, initiated_id: i64) -> Option<Arc<External>> {
@@ -297,8 +317,14 @@ impl<'a> Tx<'a> {
         if update.row == 0 {
             update.row = self.next_row_id();
         }
-        self.put_row(Kind::Update, update.row, Bytes::from(update.encode_to_vec()));
-        self.run.updates.insert(update.update_id.clone(), Arc::new(update));
+        self.put_row(
+            Kind::Update,
+            update.row,
+            Bytes::from(update.encode_to_vec()),
+        );
+        self.run
+            .updates
+            .insert(update.update_id.clone(), Arc::new(update));
     }
 
     /// Drops an update's record; whether there was one.
@@ -314,7 +340,9 @@ impl<'a> Tx<'a> {
             return false;
         }
         let row = self.next_row_id();
-        let value = SignalId { request_id: request_id.to_owned() };
+        let value = SignalId {
+            request_id: request_id.to_owned(),
+        };
         self.put_row(Kind::SignalId, row, Bytes::from(value.encode_to_vec()));
         self.run.signal_ids.insert(request_id.to_owned(), row);
         true
@@ -331,8 +359,14 @@ impl<'a> Tx<'a> {
         if request.row == 0 {
             request.row = self.next_row_id();
         }
-        self.put_row(Kind::RequestId, request.row, Bytes::from(request.encode_to_vec()));
-        self.run.attached.insert(request.request_id.clone(), Arc::new(request));
+        self.put_row(
+            Kind::RequestId,
+            request.row,
+            Bytes::from(request.encode_to_vec()),
+        );
+        self.run
+            .attached
+            .insert(request.request_id.clone(), Arc::new(request));
     }
 
     pub(crate) fn remove_attached(&mut self, request_id: &str) {
@@ -365,10 +399,22 @@ impl<'a> Tx<'a> {
         for id in self.run.children.keys().copied().collect::<Vec<_>>() {
             self.remove_child(id);
         }
-        for id in self.run.external_cancels.keys().copied().collect::<Vec<_>>() {
+        for id in self
+            .run
+            .external_cancels
+            .keys()
+            .copied()
+            .collect::<Vec<_>>()
+        {
             self.remove_external_cancel(id);
         }
-        for id in self.run.external_signals.keys().copied().collect::<Vec<_>>() {
+        for id in self
+            .run
+            .external_signals
+            .keys()
+            .copied()
+            .collect::<Vec<_>>()
+        {
             self.remove_external_signal(id);
         }
         for row in self.run.signal_ids.values().copied().collect::<Vec<_>>() {
@@ -383,8 +429,20 @@ impl<'a> Tx<'a> {
     // ---- tasks, outbox, effects ----
 
     /// Adds a task row; its place is remembered in the record that it belongs to.
-    pub(crate) fn add_task(&mut self, kind: TaskKind, queue: &str, priority: u8, scheduled_id: i64, stamp: i64, normal_queue: Option<&str>) -> TaskPlace {
-        let place = TaskPlace { queue: queue.to_owned(), priority: u32::from(priority), seq: self.cx.ids.task_seq() };
+    pub(crate) fn add_task(
+        &mut self,
+        kind: TaskKind,
+        queue: &str,
+        priority: u8,
+        scheduled_id: i64,
+        stamp: i64,
+        normal_queue: Option<&str>,
+    ) -> TaskPlace {
+        let place = TaskPlace {
+            queue: queue.to_owned(),
+            priority: u32::from(priority),
+            seq: self.cx.ids.task_seq(),
+        };
         self.tasks_added.push(NewTask {
             kind,
             place: place.clone(),
@@ -409,7 +467,10 @@ impl<'a> Tx<'a> {
 
     pub fn add_outbox(&mut self, item: OutboxItem) {
         self.run.core.next_outbox_id += 1;
-        self.outbox_added.push(OutboxEntry { id: self.run.core.next_outbox_id, item: Some(item) });
+        self.outbox_added.push(OutboxEntry {
+            id: self.run.core.next_outbox_id,
+            item: Some(item),
+        });
     }
 
     /// Marks an outbox entry as carried out.
@@ -419,12 +480,14 @@ impl<'a> Tx<'a> {
 
     /// Drops entries that this transition added.
     pub(crate) fn retain_outbox(&mut self, keep: impl Fn(&OutboxItem) -> bool) {
-        self.outbox_added.retain(|e| e.item.as_ref().is_some_and(&keep));
+        self.outbox_added
+            .retain(|e| e.item.as_ref().is_some_and(&keep));
     }
 
     /// Takes back the offer of a speculative task that is started in the same breath.
     pub(crate) fn withdraw_speculative(&mut self) {
-        self.effects.retain(|e| !matches!(e, Effect::Speculative { .. }));
+        self.effects
+            .retain(|e| !matches!(e, Effect::Speculative { .. }));
     }
 
     pub fn effect(&mut self, effect: Effect) {
@@ -432,7 +495,10 @@ impl<'a> Tx<'a> {
     }
 
     pub fn update_event(&mut self, update_id: impl Into<String>, event: UpdateEvent) {
-        self.effects.push(Effect::Update { update_id: update_id.into(), event });
+        self.effects.push(Effect::Update {
+            update_id: update_id.into(),
+            event,
+        });
     }
 
     /// Asks for a workflow task once the transition closes, unless one is pending.
@@ -463,7 +529,10 @@ impl<'a> Tx<'a> {
 
     /// As [`Tx::finish`] with an error for the caller although the change stands.
     pub fn finish_with<T>(self, reply: Result<T, Error>) -> Outcome<T> {
-        Outcome { transitions: self.into_transitions(), reply }
+        Outcome {
+            transitions: self.into_transitions(),
+            reply,
+        }
     }
 
     pub fn into_transitions(mut self) -> Vec<Transition> {
@@ -491,7 +560,11 @@ impl<'a> Tx<'a> {
             self.run.core.transitions += 1;
             let run = &self.run;
             // The core row is read first on load: it comes first.
-            rows.push(Row { kind: Kind::Core as u8, id: 0, value: run.row(Kind::Core, 0).map(Bytes::from) });
+            rows.push(Row {
+                kind: Kind::Core as u8,
+                id: 0,
+                value: run.row(Kind::Core, 0).map(Bytes::from),
+            });
             for ((kind, id), change) in std::mem::take(&mut self.rows) {
                 let value = match change {
                     RowChange::Derive => run.row(kind, id).map(Bytes::from),
@@ -499,7 +572,11 @@ impl<'a> Tx<'a> {
                     RowChange::Delete => None,
                 };
                 if kind != Kind::Core {
-                    rows.push(Row { kind: kind as u8, id, value });
+                    rows.push(Row {
+                        kind: kind as u8,
+                        id,
+                        value,
+                    });
                 }
             }
         }
@@ -535,7 +612,12 @@ impl<'a> Tx<'a> {
             let bytes = Bytes::from(history.encode_to_vec());
             self.run.core.history_size += bytes.len() as i64;
             self.run.core.last_first_event_id = first_event_id;
-            batches.push(Arc::new(Batch { first_event_id, last_event_id, events: history.events, bytes }));
+            batches.push(Arc::new(Batch {
+                first_event_id,
+                last_event_id,
+                events: history.events,
+                bytes,
+            }));
         }
         batches
     }
@@ -567,7 +649,8 @@ pub fn set_status(run: &mut Run, status: WorkflowExecutionStatus) {
 #[cfg(test)]
 mod tests {
     use tidemill_proto::api::history::v1::{
-        MarkerRecordedEventAttributes, WorkflowExecutionSignaledEventAttributes, WorkflowTaskStartedEventAttributes,
+        MarkerRecordedEventAttributes, WorkflowExecutionSignaledEventAttributes,
+        WorkflowTaskStartedEventAttributes,
     };
 
     use super::*;
@@ -581,11 +664,21 @@ mod tests {
         let push = |tx: &mut Tx<'_>, attributes: Attributes| (tx.batch_id(), tx.push(attributes));
         let marker = || MarkerRecordedEventAttributes::default().into();
         assert_eq!(push(&mut tx, marker()), (5, 5));
-        assert_eq!(push(&mut tx, WorkflowTaskStartedEventAttributes::default().into()), (5, 6));
+        assert_eq!(
+            push(
+                &mut tx,
+                WorkflowTaskStartedEventAttributes::default().into()
+            ),
+            (5, 6)
+        );
         assert_eq!(push(&mut tx, marker()), (7, 7));
         assert_eq!(push(&mut tx, marker()), (7, 8));
         let transition = tx.into_transitions().remove(0);
-        let bounds: Vec<_> = transition.batches.iter().map(|b| (b.first_event_id, b.last_event_id)).collect();
+        let bounds: Vec<_> = transition
+            .batches
+            .iter()
+            .map(|b| (b.first_event_id, b.last_event_id))
+            .collect();
         assert_eq!(bounds, [(5, 6), (7, 8)]);
         assert_eq!(transition.run.core.last_first_event_id, 7);
     }
@@ -615,10 +708,20 @@ mod tests {
         let kept = tx.add_task(TaskKind::Activity, "q", 3, 5, 1, None);
         let taken = tx.add_task(TaskKind::Activity, "q", 3, 6, 1, None);
         tx.remove_task(TaskKind::Activity, taken);
-        let stored = TaskPlace { seq: 1, ..kept.clone() };
+        let stored = TaskPlace {
+            seq: 1,
+            ..kept.clone()
+        };
         tx.remove_task(TaskKind::Activity, stored.clone());
         let transition = tx.into_transitions().remove(0);
-        assert_eq!(transition.tasks_added.iter().map(|t| &t.place).collect::<Vec<_>>(), [&kept]);
+        assert_eq!(
+            transition
+                .tasks_added
+                .iter()
+                .map(|t| &t.place)
+                .collect::<Vec<_>>(),
+            [&kept]
+        );
         assert_eq!(transition.tasks_removed, [(TaskKind::Activity, stored)]);
     }
 
@@ -629,7 +732,10 @@ mod tests {
         let cx = rig.cx();
         let mut tx = Tx::new(&rig.run, &cx);
         assert!(!tx.has_unseen());
-        assert_eq!(tx.push(WorkflowExecutionSignaledEventAttributes::default()), BUFFERED_ID);
+        assert_eq!(
+            tx.push(WorkflowExecutionSignaledEventAttributes::default()),
+            BUFFERED_ID
+        );
         assert!(!tx.has_unseen());
         assert_eq!(tx.push(MarkerRecordedEventAttributes::default()), 4);
         let run = tx.into_transitions().remove(0).run;

@@ -18,7 +18,9 @@ use tidemill_proto::api::history::v1::{
     WorkflowExecutionUpdateAcceptedEventAttributes, WorkflowExecutionUpdateCompletedEventAttributes,
 };
 use tidemill_proto::api::protocol::v1::{Message, message::SequencingId};
-use tidemill_proto::api::update::v1::{Acceptance, Outcome as UpdateOutcome, Rejection, Request, Response, outcome};
+use tidemill_proto::api::update::v1::{
+    Acceptance, Outcome as UpdateOutcome, Rejection, Request, Response, outcome,
+};
 
 use crate::Error;
 use crate::command::Refused;
@@ -34,7 +36,10 @@ pub enum Status {
     Admitted,
     Accepted,
     /// The outcome is in the completed event.
-    Completed { event_id: i64, batch_id: i64 },
+    Completed {
+        event_id: i64,
+        batch_id: i64,
+    },
     /// The outcome is known without a look at history.
     Failed(Failure),
 }
@@ -43,19 +48,34 @@ pub enum Status {
 pub fn status(run: &Run, update_id: &str) -> Option<Status> {
     if let Some(record) = run.updates.get(update_id) {
         if record.completed_id != 0 {
-            return Some(Status::Completed { event_id: record.completed_id, batch_id: record.completed_batch_id });
+            return Some(Status::Completed {
+                event_id: record.completed_id,
+                batch_id: record.completed_batch_id,
+            });
         }
         if record.accepted_id != 0 {
-            return Some(if run.is_open() { Status::Accepted } else { Status::Failed(closed_failure()) });
+            return Some(if run.is_open() {
+                Status::Accepted
+            } else {
+                Status::Failed(closed_failure())
+            });
         }
     }
     let live = run.volatile.updates.get(update_id)?;
-    Some(if live.stage == UpdateStage::Accepted { Status::Accepted } else { Status::Admitted })
+    Some(if live.stage == UpdateStage::Accepted {
+        Status::Accepted
+    } else {
+        Status::Admitted
+    })
 }
 
 /// Takes an update in. A known id attaches to what is there: the request is not delivered twice.
 pub fn admit(run: &Run, request: Request, cx: &Cx<'_>) -> Result<Outcome<Status>, Error> {
-    let update_id = request.meta.as_ref().map_or("", |m| &m.update_id).to_owned();
+    let update_id = request
+        .meta
+        .as_ref()
+        .map_or("", |m| &m.update_id)
+        .to_owned();
     if let Some(known) = status(run, &update_id) {
         return Ok(Outcome::unchanged(known));
     }
@@ -63,11 +83,14 @@ pub fn admit(run: &Run, request: Request, cx: &Cx<'_>) -> Result<Outcome<Status>
         return Err(Error::already_completed());
     }
     if run.status() == tidemill_proto::api::enums::v1::WorkflowExecutionStatus::Paused {
-        return Err(Error::FailedPrecondition("workflow is paused, unpause it before updating it".into()));
+        return Err(Error::FailedPrecondition(
+            "workflow is paused, unpause it before updating it".into(),
+        ));
     }
     if run.core.workflow_task_attempt >= 3 {
         return Err(Error::WorkflowNotReady(
-            "Unable to perform workflow execution update due to Workflow Task in failed state.".into(),
+            "Unable to perform workflow execution update due to Workflow Task in failed state."
+                .into(),
         ));
     }
     if run.volatile.close_attempted && run.workflow_task_started() {
@@ -84,10 +107,19 @@ pub fn admit(run: &Run, request: Request, cx: &Cx<'_>) -> Result<Outcome<Status>
 
 /// Takes in an update that the run does not know, without asking for a workflow task.
 pub fn admit_new(tx: &mut Tx<'_>, request: Request) {
-    let update_id = request.meta.as_ref().map_or("", |m| &m.update_id).to_owned();
+    let update_id = request
+        .meta
+        .as_ref()
+        .map_or("", |m| &m.update_id)
+        .to_owned();
     let seq = tx.run.volatile.next_update_seq;
     tx.run.volatile.next_update_seq += 1;
-    let live = LiveUpdate { update_id: update_id.clone(), seq, request, stage: UpdateStage::Admitted };
+    let live = LiveUpdate {
+        update_id: update_id.clone(),
+        seq,
+        request,
+        stage: UpdateStage::Admitted,
+    };
     tx.run.volatile.updates.insert(update_id, Arc::new(live));
 }
 
@@ -117,14 +149,21 @@ fn check_limits(run: &Run, request: &Request, cx: &Cx<'_>) -> Result<(), Error> 
 
 /// How many updates the run has taken in that are not on its count yet.
 pub(crate) fn unaccepted(run: &Run) -> i64 {
-    let new = |u: &LiveUpdate| u.stage < UpdateStage::Accepted && !run.updates.contains_key(&u.update_id);
+    let new =
+        |u: &LiveUpdate| u.stage < UpdateStage::Accepted && !run.updates.contains_key(&u.update_id);
     run.volatile.updates.values().filter(|u| new(u)).count() as i64
 }
 
 /// Puts the requests that wait on a task that is being started.
 pub(crate) fn send(tx: &mut Tx<'_>, task: &mut WorkflowTask) -> Vec<Message> {
-    let mut waiting: Vec<_> =
-        tx.run.volatile.updates.values().filter(|u| u.stage == UpdateStage::Admitted).cloned().collect();
+    let mut waiting: Vec<_> = tx
+        .run
+        .volatile
+        .updates
+        .values()
+        .filter(|u| u.stage == UpdateStage::Admitted)
+        .cloned()
+        .collect();
     waiting.sort_by_key(|u| u.seq);
     let mut messages = Vec::with_capacity(waiting.len());
     for update in waiting {
@@ -173,7 +212,8 @@ pub(crate) fn abort_sent(tx: &mut Tx<'_>) {
         }
         tx.run.volatile.updates.remove(&id);
         let error = Error::WorkflowNotReady(
-            "Unable to perform workflow execution update due to unexpected workflow task failure.".into(),
+            "Unable to perform workflow execution update due to unexpected workflow task failure."
+                .into(),
         );
         tx.update_event(id, UpdateEvent::Aborted(error));
     }
@@ -189,26 +229,55 @@ fn sent(run: &Run) -> Vec<String> {
 }
 
 pub(crate) fn has_admitted(run: &Run) -> bool {
-    run.volatile.updates.values().any(|u| u.stage == UpdateStage::Admitted)
+    run.volatile
+        .updates
+        .values()
+        .any(|u| u.stage == UpdateStage::Admitted)
 }
 
 /// Handles a protocol message of a completion.
 pub(crate) fn on_message(tx: &mut Tx<'_>, message: &Message) -> Result<(), Refused> {
-    let body = message.body.as_ref().ok_or_else(|| bad("protocol message has no body"))?;
+    let body = message
+        .body
+        .as_ref()
+        .ok_or_else(|| bad("protocol message has no body"))?;
     let name = body.type_url.rsplit('.').next().unwrap_or_default();
-    let decode = |e: prost::DecodeError| bad(format!("protocol message {} cannot be decoded: {e}", message.id));
+    let decode = |e: prost::DecodeError| {
+        bad(format!(
+            "protocol message {} cannot be decoded: {e}",
+            message.id
+        ))
+    };
     let update_id = &message.protocol_instance_id;
     match name {
-        "Acceptance" => accept(tx, update_id, Acceptance::decode(&*body.value).map_err(decode)?),
-        "Response" => complete(tx, update_id, Response::decode(&*body.value).map_err(decode)?),
-        "Rejection" => reject(tx, update_id, Rejection::decode(&*body.value).map_err(decode)?),
-        _ => Err(bad(format!("protocol message has unknown type {}", body.type_url))),
+        "Acceptance" => accept(
+            tx,
+            update_id,
+            Acceptance::decode(&*body.value).map_err(decode)?,
+        ),
+        "Response" => complete(
+            tx,
+            update_id,
+            Response::decode(&*body.value).map_err(decode)?,
+        ),
+        "Rejection" => reject(
+            tx,
+            update_id,
+            Rejection::decode(&*body.value).map_err(decode)?,
+        ),
+        _ => Err(bad(format!(
+            "protocol message has unknown type {}",
+            body.type_url
+        ))),
     }
 }
 
 /// Whether a message is a rejection: the only kind that leaves no trace in history.
 pub(crate) fn is_rejection(message: &Message) -> bool {
-    message.body.as_ref().is_some_and(|b| b.type_url.ends_with(".Rejection"))
+    message
+        .body
+        .as_ref()
+        .is_some_and(|b| b.type_url.ends_with(".Rejection"))
 }
 
 fn bad(message: impl Into<String>) -> Refused {
@@ -228,7 +297,12 @@ fn accept(tx: &mut Tx<'_>, update_id: &str, acceptance: Acceptance) -> Result<()
             .filter(|r| r.input.is_some())
             .ok_or_else(|| bad(format!("update {update_id} is not known")))?,
     };
-    if tx.run.updates.get(update_id).is_some_and(|r| r.completed_id != 0 || r.accepted_id != 0) {
+    if tx
+        .run
+        .updates
+        .get(update_id)
+        .is_some_and(|r| r.completed_id != 0 || r.accepted_id != 0)
+    {
         return Err(bad(format!("update {update_id} was accepted before")));
     }
     let accepted_id = tx.push(WorkflowExecutionUpdateAcceptedEventAttributes {
@@ -249,8 +323,16 @@ fn accept(tx: &mut Tx<'_>, update_id: &str, acceptance: Acceptance) -> Result<()
     });
     let seq = tx.run.volatile.next_update_seq;
     tx.run.volatile.next_update_seq += 1;
-    let live = LiveUpdate { update_id: update_id.to_owned(), seq, request, stage: UpdateStage::Accepted };
-    tx.run.volatile.updates.insert(update_id.to_owned(), Arc::new(live));
+    let live = LiveUpdate {
+        update_id: update_id.to_owned(),
+        seq,
+        request,
+        stage: UpdateStage::Accepted,
+    };
+    tx.run
+        .volatile
+        .updates
+        .insert(update_id.to_owned(), Arc::new(live));
     tx.update_event(update_id, UpdateEvent::Accepted);
     Ok(())
 }
@@ -263,14 +345,20 @@ fn complete(tx: &mut Tx<'_>, update_id: &str, response: Response) -> Result<(), 
         .filter(|r| r.accepted_id != 0 && r.completed_id == 0)
         .map(|r| (**r).clone())
         .ok_or_else(|| bad(format!("update {update_id} is not in the accepted state")))?;
-    let outcome = response.outcome.ok_or_else(|| bad(format!("response to update {update_id} has no outcome")))?;
+    let outcome = response
+        .outcome
+        .ok_or_else(|| bad(format!("response to update {update_id} has no outcome")))?;
     let batch_id = tx.batch_id();
     let event_id = tx.push(WorkflowExecutionUpdateCompletedEventAttributes {
         meta: response.meta,
         accepted_event_id: record.accepted_id,
         outcome: Some(outcome.clone()),
     });
-    tx.put_update(UpdateRecord { completed_id: event_id, completed_batch_id: batch_id, ..record });
+    tx.put_update(UpdateRecord {
+        completed_id: event_id,
+        completed_batch_id: batch_id,
+        ..record
+    });
     tx.run.volatile.updates.remove(update_id);
     tx.update_event(update_id, UpdateEvent::Completed(outcome));
     Ok(())
@@ -279,13 +367,17 @@ fn complete(tx: &mut Tx<'_>, update_id: &str, response: Response) -> Result<(), 
 fn reject(tx: &mut Tx<'_>, update_id: &str, rejection: Rejection) -> Result<(), Refused> {
     match tx.run.volatile.updates.get(update_id) {
         Some(u) if u.stage == UpdateStage::Accepted => {
-            return Err(bad(format!("update {update_id} was accepted and cannot be rejected")));
+            return Err(bad(format!(
+                "update {update_id} was accepted and cannot be rejected"
+            )));
         }
         Some(_) => {}
         None if rejection.rejected_request.is_some() => {}
         None => return Err(bad(format!("update {update_id} is not known"))),
     }
-    let failure = rejection.failure.ok_or_else(|| bad(format!("rejection of update {update_id} has no failure")))?;
+    let failure = rejection
+        .failure
+        .ok_or_else(|| bad(format!("rejection of update {update_id} has no failure")))?;
     forget(tx, update_id);
     tx.update_event(update_id, UpdateEvent::Rejected(failure));
     Ok(())
@@ -339,11 +431,13 @@ fn application_failure(kind: &str, message: &str) -> Failure {
     Failure {
         message: message.to_owned(),
         source: "Server".to_owned(),
-        failure_info: Some(FailureInfo::ApplicationFailureInfo(ApplicationFailureInfo {
-            r#type: kind.to_owned(),
-            non_retryable: true,
-            ..Default::default()
-        })),
+        failure_info: Some(FailureInfo::ApplicationFailureInfo(
+            ApplicationFailureInfo {
+                r#type: kind.to_owned(),
+                non_retryable: true,
+                ..Default::default()
+            },
+        )),
         ..Default::default()
     }
 }
@@ -354,18 +448,33 @@ pub(crate) fn restore(run: &mut Run) {
     if !run.is_open() {
         return;
     }
-    let mut open: Vec<_> = run.updates.values().filter(|r| r.completed_id == 0).cloned().collect();
+    let mut open: Vec<_> = run
+        .updates
+        .values()
+        .filter(|r| r.completed_id == 0)
+        .cloned()
+        .collect();
     open.sort_by_key(|r| r.row);
     for record in open {
         let (stage, request) = if record.accepted_id != 0 {
             (UpdateStage::Accepted, Request::default())
         } else {
-            (UpdateStage::Admitted, record.request.clone().unwrap_or_default())
+            (
+                UpdateStage::Admitted,
+                record.request.clone().unwrap_or_default(),
+            )
         };
         let seq = run.volatile.next_update_seq;
         run.volatile.next_update_seq += 1;
-        let live = LiveUpdate { update_id: record.update_id.clone(), seq, request, stage };
-        run.volatile.updates.insert(record.update_id.clone(), Arc::new(live));
+        let live = LiveUpdate {
+            update_id: record.update_id.clone(),
+            seq,
+            request,
+            stage,
+        };
+        run.volatile
+            .updates
+            .insert(record.update_id.clone(), Arc::new(live));
     }
 }
 

@@ -21,20 +21,29 @@ pub(crate) fn search_attributes(
 ) -> Result<(), Refused> {
     let bad = |m: String| Refused::new(Cause::BadSearchAttributes, m);
     let Some(upsert) = a.search_attributes.filter(|s| !s.indexed_fields.is_empty()) else {
-        return Err(bad("SearchAttributes is not set on UpsertWorkflowSearchAttributesCommand.".into()));
+        return Err(bad(
+            "SearchAttributes is not set on UpsertWorkflowSearchAttributesCommand.".into(),
+        ));
     };
     let upsert = checked(tx, upsert)?;
-    tx.push_event(command.event(UpsertWorkflowSearchAttributesEventAttributes {
-        workflow_task_completed_event_id: command.completed_id,
-        search_attributes: Some(upsert.clone()),
-    }));
-    tx.change_visible(|v| search_attribute::merge(v.search_attributes.get_or_insert_default(), &upsert));
+    tx.push_event(
+        command.event(UpsertWorkflowSearchAttributesEventAttributes {
+            workflow_task_completed_event_id: command.completed_id,
+            search_attributes: Some(upsert.clone()),
+        }),
+    );
+    tx.change_visible(|v| {
+        search_attribute::merge(v.search_attributes.get_or_insert_default(), &upsert)
+    });
     Ok(())
 }
 
 /// Checks search attributes that a command carries (upsert, continue-as-new, child start) and
 /// marks each with its type.
-pub(crate) fn checked(tx: &Tx<'_>, attributes: SearchAttributes) -> Result<SearchAttributes, Refused> {
+pub(crate) fn checked(
+    tx: &Tx<'_>,
+    attributes: SearchAttributes,
+) -> Result<SearchAttributes, Refused> {
     search_attribute::validate(&attributes, tx.cx.schema, tx.limits())
         .map_err(|m| Refused::new(Cause::BadSearchAttributes, m))?;
     // All of them are known: none is left out.
@@ -78,7 +87,13 @@ pub(crate) fn merge_memo(into: &mut Memo, upsert: &Memo) {
 pub(crate) fn check_memo(tx: &Tx<'_>, memo: &Memo, cause: Cause) -> Result<(), Refused> {
     let size = memo.encoded_len();
     if size > tx.limits().memo_size {
-        return Err(Refused::terminate(cause, format!("memo size {size} exceeds size limit {}", tx.limits().memo_size)));
+        return Err(Refused::terminate(
+            cause,
+            format!(
+                "memo size {size} exceeds size limit {}",
+                tx.limits().memo_size
+            ),
+        ));
     }
     Ok(())
 }
@@ -96,29 +111,56 @@ mod tests {
     use crate::testing::{Rig, command, json};
 
     fn fields(pairs: &[(&str, &str)]) -> impl Iterator<Item = (String, Payload)> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), json(value)))
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), json(value)))
     }
 
     fn attributes(pairs: &[(&str, &str)]) -> Command {
-        let upsert = SearchAttributes { indexed_fields: fields(pairs).collect() };
-        command(UpsertWorkflowSearchAttributesCommandAttributes { search_attributes: Some(upsert) }.into())
+        let upsert = SearchAttributes {
+            indexed_fields: fields(pairs).collect(),
+        };
+        command(
+            UpsertWorkflowSearchAttributesCommandAttributes {
+                search_attributes: Some(upsert),
+            }
+            .into(),
+        )
     }
 
     fn modify(pairs: &[(&str, &str)]) -> Command {
-        let upsert = Memo { fields: fields(pairs).collect() };
-        command(ModifyWorkflowPropertiesCommandAttributes { upserted_memo: Some(upsert) }.into())
+        let upsert = Memo {
+            fields: fields(pairs).collect(),
+        };
+        command(
+            ModifyWorkflowPropertiesCommandAttributes {
+                upserted_memo: Some(upsert),
+            }
+            .into(),
+        )
     }
 
-    fn texts<'a>(fields: impl IntoIterator<Item = (&'a String, &'a Payload)>) -> BTreeMap<&'a str, &'a str> {
-        fields.into_iter().map(|(name, p)| (name.as_str(), std::str::from_utf8(&p.data).unwrap())).collect()
+    fn texts<'a>(
+        fields: impl IntoIterator<Item = (&'a String, &'a Payload)>,
+    ) -> BTreeMap<&'a str, &'a str> {
+        fields
+            .into_iter()
+            .map(|(name, p)| (name.as_str(), std::str::from_utf8(&p.data).unwrap()))
+            .collect()
     }
 
     /// Upserts one after the other, and what is there in the end.
     type Fields = &'static [(&'static str, &'static str)];
     const ROWS: [(&[Fields], Fields); 4] = [
         (&[&[("Word", "\"a\"")]], &[("Word", "\"a\"")]),
-        (&[&[("Word", "\"a\""), ("Number", "1")], &[("Number", "2")]], &[("Number", "2"), ("Word", "\"a\"")]),
-        (&[&[("Word", "\"a\""), ("Number", "1")], &[("Word", "null")]], &[("Number", "1")]),
+        (
+            &[&[("Word", "\"a\""), ("Number", "1")], &[("Number", "2")]],
+            &[("Number", "2"), ("Word", "\"a\"")],
+        ),
+        (
+            &[&[("Word", "\"a\""), ("Number", "1")], &[("Word", "null")]],
+            &[("Number", "1")],
+        ),
         (&[&[("Word", "\"a\"")], &[("Word", "[]")]], &[]),
     ];
 
@@ -133,8 +175,21 @@ mod tests {
                 rig.signal(&i.to_string()).unwrap();
             }
             let expected: BTreeMap<_, _> = expected.iter().copied().collect();
-            assert_eq!(texts(&rig.run.visible.search_attributes.as_ref().unwrap().indexed_fields), expected);
-            assert_eq!(texts(&rig.run.visible.memo.as_ref().unwrap().fields), expected);
+            assert_eq!(
+                texts(
+                    &rig.run
+                        .visible
+                        .search_attributes
+                        .as_ref()
+                        .unwrap()
+                        .indexed_fields
+                ),
+                expected
+            );
+            assert_eq!(
+                texts(&rig.run.visible.memo.as_ref().unwrap().fields),
+                expected
+            );
             assert_eq!(rig.count(E::UpsertWorkflowSearchAttributes), upserts.len());
         }
     }
@@ -142,12 +197,23 @@ mod tests {
     #[test]
     fn what_is_refused() {
         let long = format!("\"{}\"", "x".repeat(3000));
-        for (name, value) in [("Unknown", "1"), ("WorkflowType", "\"x\""), ("Number", "\"x\""), ("Word", &long)] {
+        for (name, value) in [
+            ("Unknown", "1"),
+            ("WorkflowType", "\"x\""),
+            ("Number", "\"x\""),
+            ("Word", &long),
+        ] {
             let mut rig = Rig::new();
             let started = rig.poll();
             let reply = rig.commands(&started.task, vec![attributes(&[(name, value)])]);
-            assert!(matches!(reply, Err(Error::InvalidArgument(m)) if m.starts_with("BadSearchAttributes: ")), "{name}");
-            assert_eq!((rig.state().as_str(), &rig.run.visible.search_attributes), ("scheduled attempt 2", &None));
+            assert!(
+                matches!(reply, Err(Error::InvalidArgument(m)) if m.starts_with("BadSearchAttributes: ")),
+                "{name}"
+            );
+            assert_eq!(
+                (rig.state().as_str(), &rig.run.visible.search_attributes),
+                ("scheduled attempt 2", &None)
+            );
         }
     }
 

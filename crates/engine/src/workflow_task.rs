@@ -130,7 +130,10 @@ pub(crate) fn schedule(tx: &mut Tx<'_>) {
     } else {
         tx.run.core.next_event_id
     };
-    let task = WorkflowTask { scheduled_id, ..task };
+    let task = WorkflowTask {
+        scheduled_id,
+        ..task
+    };
     offer(tx, task);
 }
 
@@ -173,7 +176,9 @@ fn pending(tx: &mut Tx<'_>, attempt: i32, speculative: bool) -> WorkflowTask {
         scheduled_time: now.0,
         original_scheduled_time: now.0,
         timeout: nanos(timeout(&tx.run, attempt)),
-        start_deadline: sticky.as_ref().map_or(0, |s| now.0.saturating_add(s.timeout)),
+        start_deadline: sticky
+            .as_ref()
+            .map_or(0, |s| now.0.saturating_add(s.timeout)),
         sticky: sticky.is_some(),
         stamp: tx.next_stamp(),
         ..Default::default()
@@ -242,7 +247,11 @@ pub fn start_eagerly(tx: &mut Tx<'_>, identity: &str) -> Option<Started> {
 
 /// The first task as it was started, for a creator that asks again; `None` once it is over.
 pub fn resend_first(run: &Run) -> Option<Started> {
-    let task = run.core.workflow_task.as_ref().filter(|t| t.attempt == 1 && t.started_id == 3)?;
+    let task = run
+        .core
+        .workflow_task
+        .as_ref()
+        .filter(|t| t.attempt == 1 && t.started_id == 3)?;
     Some(Started {
         task: TaskRef {
             scheduled_id: task.scheduled_id,
@@ -266,16 +275,31 @@ fn offer(tx: &mut Tx<'_>, mut task: WorkflowTask) {
     let queue = queue_name(&tx.run, task.sticky);
     let normal = task.sticky.then(|| tx.run.task_queue().to_owned());
     let priority = tx.run.priority_key();
-    task.task = Some(tx.add_task(TaskKind::Workflow, &queue, priority, task.scheduled_id, task.stamp, normal.as_deref()));
+    task.task = Some(tx.add_task(
+        TaskKind::Workflow,
+        &queue,
+        priority,
+        task.scheduled_id,
+        task.stamp,
+        normal.as_deref(),
+    ));
     tx.run.core.workflow_task = Some(task);
 }
 
 /// Writes the events of a speculative task and gives it a row: from here on it is a normal one.
 pub(crate) fn make_durable(tx: &mut Tx<'_>) {
-    if !tx.run.core.workflow_task.as_ref().is_some_and(|t| t.speculative) {
+    if !tx
+        .run
+        .core
+        .workflow_task
+        .as_ref()
+        .is_some_and(|t| t.speculative)
+    {
         return;
     }
-    let Some(mut task) = tx.run.core.workflow_task.take() else { return };
+    let Some(mut task) = tx.run.core.workflow_task.take() else {
+        return;
+    };
     task.speculative = false;
     let event = scheduled_event(&tx.run, &task);
     task.scheduled_id = tx.append(event);
@@ -293,7 +317,9 @@ pub(crate) fn make_durable(tx: &mut Tx<'_>) {
 
 /// The events of the started task that are not in history (transient and speculative ones).
 pub fn unwritten(run: &Run) -> Vec<HistoryEvent> {
-    let Some(task) = run.core.workflow_task.as_ref() else { return Vec::new() };
+    let Some(task) = run.core.workflow_task.as_ref() else {
+        return Vec::new();
+    };
     if task.started_id == 0 || (task.attempt <= 1 && !task.speculative) {
         return Vec::new();
     }
@@ -321,7 +347,14 @@ pub fn start(run: &Run, request: &Start, cx: &Cx<'_>) -> Result<Outcome<Started>
     let mut tx = Tx::new(run, cx);
     // What a worker was sent and has not answered is lost, or this would not be a new task.
     crate::update::unsend(&mut tx);
-    if task.speculative && !tx.run.volatile.updates.values().any(|u| u.stage == crate::run::UpdateStage::Admitted) {
+    if task.speculative
+        && !tx
+            .run
+            .volatile
+            .updates
+            .values()
+            .any(|u| u.stage == crate::run::UpdateStage::Admitted)
+    {
         // The update that it was for has gone: so has the task.
         tx.run.core.workflow_task = None;
         crate::query::release(&mut tx);
@@ -398,14 +431,27 @@ fn facts(tx: &Tx<'_>) -> StartedFacts {
     let core = &tx.run.core;
     let updates = core.update_count + crate::update::unaccepted(&tx.run);
     let reasons: Vec<i32> = [
-        (core.history_size >= limits.suggest_continue_as_new_size, Reason::HistorySizeTooLarge),
-        (core.next_event_id >= limits.suggest_continue_as_new_count, Reason::TooManyHistoryEvents),
-        (updates * 10 >= limits.updates_total * 9, Reason::TooManyUpdates),
+        (
+            core.history_size >= limits.suggest_continue_as_new_size,
+            Reason::HistorySizeTooLarge,
+        ),
+        (
+            core.next_event_id >= limits.suggest_continue_as_new_count,
+            Reason::TooManyHistoryEvents,
+        ),
+        (
+            updates * 10 >= limits.updates_total * 9,
+            Reason::TooManyUpdates,
+        ),
     ]
     .into_iter()
     .filter_map(|(met, reason)| met.then_some(reason as i32))
     .collect();
-    StartedFacts { history_size: core.history_size, suggest_continue_as_new: !reasons.is_empty(), reasons }
+    StartedFacts {
+        history_size: core.history_size,
+        suggest_continue_as_new: !reasons.is_empty(),
+        reasons,
+    }
 }
 
 /// The started task that a token names; `NotFound` when it is not pending any more.
@@ -437,13 +483,19 @@ pub struct TaskFailure {
 
 impl TaskFailure {
     /// A failure that the engine itself raises.
-    pub fn by_engine(cause: Cause, message: impl Into<String>, identity: impl Into<String>) -> Self {
+    pub fn by_engine(
+        cause: Cause,
+        message: impl Into<String>,
+        identity: impl Into<String>,
+    ) -> Self {
         use tidemill_proto::api::failure::v1::{ServerFailureInfo, failure::FailureInfo};
         Self {
             cause,
             failure: Some(Failure {
                 message: message.into(),
-                failure_info: Some(FailureInfo::ServerFailureInfo(ServerFailureInfo { non_retryable: true })),
+                failure_info: Some(FailureInfo::ServerFailureInfo(ServerFailureInfo {
+                    non_retryable: true,
+                })),
                 ..Default::default()
             }),
             identity: identity.into(),
@@ -454,12 +506,20 @@ impl TaskFailure {
 }
 
 /// A worker reports that it could not process the task.
-pub fn fail(run: &Run, task: &TaskRef, failure: TaskFailure, cx: &Cx<'_>) -> Result<Outcome<()>, Error> {
+pub fn fail(
+    run: &Run,
+    task: &TaskRef,
+    failure: TaskFailure,
+    cx: &Cx<'_>,
+) -> Result<Outcome<()>, Error> {
     find(run, task)?;
     let mut tx = Tx::new(run, cx);
     if failure.cause == Cause::GrpcMessageTooLarge {
         // The same completion would be too large again.
-        crate::close::terminate(&mut tx, crate::close::Termination::by_engine("GRPC_MESSAGE_TOO_LARGE"));
+        crate::close::terminate(
+            &mut tx,
+            crate::close::Termination::by_engine("GRPC_MESSAGE_TOO_LARGE"),
+        );
         return Ok(tx.finish(()));
     }
     fail_task(&mut tx, failure);
@@ -469,8 +529,17 @@ pub fn fail(run: &Run, task: &TaskRef, failure: TaskFailure, cx: &Cx<'_>) -> Res
 /// Records the failure of the started task and asks for the next one.
 pub(crate) fn fail_task(tx: &mut Tx<'_>, failure: TaskFailure) {
     make_durable(tx);
-    let Some(task) = tx.run.core.workflow_task.take() else { return };
-    note_problem(tx, "WorkflowTaskFailed", &format!("WorkflowTaskFailedCause{}", pascal(failure.cause.as_str_name())));
+    let Some(task) = tx.run.core.workflow_task.take() else {
+        return;
+    };
+    note_problem(
+        tx,
+        "WorkflowTaskFailed",
+        &format!(
+            "WorkflowTaskFailedCause{}",
+            pascal(failure.cause.as_str_name())
+        ),
+    );
     if task.attempt <= 1 {
         tx.push(WorkflowTaskFailedEventAttributes {
             scheduled_event_id: task.scheduled_id,
@@ -488,7 +557,9 @@ pub(crate) fn fail_task(tx: &mut Tx<'_>, failure: TaskFailure) {
 
 /// Writes the scheduled and started events of a transient task that is about to complete.
 pub(crate) fn write_transient(tx: &mut Tx<'_>) {
-    let Some(mut task) = tx.run.core.workflow_task.take() else { return };
+    let Some(mut task) = tx.run.core.workflow_task.take() else {
+        return;
+    };
     let event = scheduled_event(&tx.run, &task);
     task.scheduled_id = tx.append(event);
     let event = started_event(&task);
@@ -507,7 +578,9 @@ fn pascal(name: &str) -> String {
         .split('_')
         .flat_map(|w| {
             let mut c = w.chars();
-            c.next().into_iter().chain(c.map(|c| c.to_ascii_lowercase()).collect::<Vec<_>>())
+            c.next()
+                .into_iter()
+                .chain(c.map(|c| c.to_ascii_lowercase()).collect::<Vec<_>>())
         })
         .collect()
 }
@@ -567,7 +640,9 @@ fn keyword_list(values: &[String]) -> Payload {
 /// Acts on the pending task's deadline if it has passed.
 pub(crate) fn fire(tx: &mut Tx<'_>) {
     let now = tx.now();
-    let Some(task) = tx.run.core.workflow_task.clone() else { return };
+    let Some(task) = tx.run.core.workflow_task.clone() else {
+        return;
+    };
     if deadline(&task).is_none_or(|at| at > now) {
         return;
     }
@@ -581,8 +656,14 @@ pub(crate) fn fire(tx: &mut Tx<'_>) {
 /// The worker that has the task did not complete it in time.
 pub(crate) fn time_out(tx: &mut Tx<'_>) {
     make_durable(tx);
-    let Some(task) = tx.run.core.workflow_task.take() else { return };
-    note_problem(tx, "WorkflowTaskTimedOut", "WorkflowTaskTimedOutCauseStartToClose");
+    let Some(task) = tx.run.core.workflow_task.take() else {
+        return;
+    };
+    note_problem(
+        tx,
+        "WorkflowTaskTimedOut",
+        "WorkflowTaskTimedOutCauseStartToClose",
+    );
     if task.attempt <= 1 {
         timed_out(tx, &task, TimeoutType::StartToClose);
     }
@@ -593,7 +674,9 @@ pub(crate) fn time_out(tx: &mut Tx<'_>) {
 /// goes to the normal queue as a new task, which is not another attempt.
 fn start_timed_out(tx: &mut Tx<'_>) {
     make_durable(tx);
-    let Some(mut task) = tx.run.core.workflow_task.take() else { return };
+    let Some(mut task) = tx.run.core.workflow_task.take() else {
+        return;
+    };
     if let Some(place) = task.task.take() {
         tx.remove_task(TaskKind::Workflow, place);
     }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use prost::Message;
 use tidemill_engine::{Run, TaskKind, Time, Transition};
 use tidemill_store::{
-    Commit, Execution, HistoryBatch, OutboxRow, QueueName, RunNo, RunWrite, StateRow, TaskKey, TaskRow,
+    Commit, Execution, HistoryBatch, OutboxRow, QueueName, RunNo, RunWrite, StateRow, TaskKey,
+    TaskRow,
 };
 
 use crate::core::identity;
@@ -25,7 +26,11 @@ pub(crate) fn queue_kind(kind: TaskKind) -> u8 {
 /// All durable changes of some transitions, as one commit.
 pub(crate) fn commit(transitions: &[Transition], namespace: &Namespace) -> Commit {
     Commit {
-        runs: transitions.iter().filter(|t| t.is_durable()).map(|t| run_write(t, namespace)).collect(),
+        runs: transitions
+            .iter()
+            .filter(|t| t.is_durable())
+            .map(|t| run_write(t, namespace))
+            .collect(),
         ..Default::default()
     }
 }
@@ -34,7 +39,9 @@ fn run_write(t: &Transition, namespace: &Namespace) -> RunWrite {
     let run = RunNo(t.run.id.no);
     RunWrite {
         run,
-        execution: t.visible_changed.then(|| Box::new(execution(&t.run, namespace))),
+        execution: t
+            .visible_changed
+            .then(|| Box::new(execution(&t.run, namespace))),
         copy_history: t.copy_history.map(|(from, below)| (RunNo(from), below)),
         history: t
             .batches
@@ -45,14 +52,33 @@ fn run_write(t: &Transition, namespace: &Namespace) -> RunWrite {
                 bytes: b.bytes.clone(),
             })
             .collect(),
-        state: t.rows.iter().map(|r| StateRow { kind: r.kind, id: r.id, value: r.value.clone() }).collect(),
+        state: t
+            .rows
+            .iter()
+            .map(|r| StateRow {
+                kind: r.kind,
+                id: r.id,
+                value: r.value.clone(),
+            })
+            .collect(),
         due: t.due.map(|due| due.map(|at| at.0)),
-        tasks_added: t.tasks_added.iter().map(|task| task_row(&t.run, task)).collect(),
-        tasks_removed: t.tasks_removed.iter().map(|(kind, place)| task_key(&t.run, *kind, place)).collect(),
+        tasks_added: t
+            .tasks_added
+            .iter()
+            .map(|task| task_row(&t.run, task))
+            .collect(),
+        tasks_removed: t
+            .tasks_removed
+            .iter()
+            .map(|(kind, place)| task_key(&t.run, *kind, place))
+            .collect(),
         outbox_added: t
             .outbox_added
             .iter()
-            .map(|e| OutboxRow { id: e.id, value: e.encode_to_vec().into() })
+            .map(|e| OutboxRow {
+                id: e.id,
+                value: e.encode_to_vec().into(),
+            })
             .collect(),
         outbox_removed: t.outbox_removed.clone(),
     }
@@ -91,12 +117,19 @@ fn execution(run: &Run, namespace: &Namespace) -> Execution {
     let close_time = Time(core.close_time).get();
     let closed = close_time.is_some();
     let schema = namespace.search_attributes();
-    let fields = run.visible.search_attributes.iter().flat_map(|sa| &sa.indexed_fields);
+    let fields = run
+        .visible
+        .search_attributes
+        .iter()
+        .flat_map(|sa| &sa.indexed_fields);
     // What the engine let in decodes; an attribute that was removed since is not shown any more.
     let attributes = fields
         .filter_map(|(name, payload)| {
             let kind = schema.stored_type(name)?;
-            Some((name.clone(), crate::search_attributes::decode(kind, payload).ok()??))
+            Some((
+                name.clone(),
+                crate::search_attributes::decode(kind, payload).ok()??,
+            ))
         })
         .collect();
     Execution {

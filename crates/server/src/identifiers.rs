@@ -14,7 +14,10 @@ pub(crate) struct Identifiers {
 impl Identifiers {
     /// Goes on after the largest numbers that the store has seen.
     pub(crate) fn after(run: RunNo, task_seq: i64) -> Self {
-        Self { run_no: AtomicI64::new(run.0), task_seq: AtomicI64::new(task_seq) }
+        Self {
+            run_no: AtomicI64::new(run.0),
+            task_seq: AtomicI64::new(task_seq),
+        }
     }
 }
 

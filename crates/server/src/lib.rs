@@ -5,7 +5,10 @@
 //! method of [`Server`] for each RPC ([`api`]), in the protocol's messages; transport, and what
 //! goes wrong on it, is the frontend's part.
 
-#![expect(deprecated, reason = "clients still send and read fields that the protocol has deprecated")]
+#![expect(
+    deprecated,
+    reason = "clients still send and read fields that the protocol has deprecated"
+)]
 
 mod api;
 mod commit;
@@ -69,7 +72,8 @@ impl Server {
         let unavailable = |e: tidemill_store::Error| Error::Unavailable(e.to_string());
         let (last_run, last_task) = store.high_water().map_err(unavailable)?;
         let committer = Arc::new(Committer::start(store.clone()));
-        let namespaces = Namespaces::open(&*store, committer.clone(), config.namespaces.clone()).await?;
+        let namespaces =
+            Namespaces::open(&*store, committer.clone(), config.namespaces.clone()).await?;
         let metrics = Arc::new(Metrics::new());
         metrics.watch_store(store.clone());
         let matching = Matching::new(matching::Config::default(), store.clone(), || core::now().0);
@@ -99,7 +103,10 @@ impl Server {
             tokio::spawn(retention::run(core.clone())),
         ];
         let background = Background { tasks, actors };
-        Ok(Self { core, background: Arc::new(parking_lot::Mutex::new(background)) })
+        Ok(Self {
+            core,
+            background: Arc::new(parking_lot::Mutex::new(background)),
+        })
     }
 
     pub fn namespaces(&self) -> &Namespaces {
@@ -127,7 +134,10 @@ impl Server {
         self.core.waiters.close();
         let (tasks, actors) = {
             let mut background = self.background.lock();
-            (std::mem::take(&mut background.tasks), std::mem::take(&mut background.actors))
+            (
+                std::mem::take(&mut background.tasks),
+                std::mem::take(&mut background.actors),
+            )
         };
         for task in tasks {
             task.abort();
@@ -147,7 +157,15 @@ impl Server {
     /// left for the answer to travel.
     pub(crate) fn wait_until(&self, call: &Call, most: std::time::Duration) -> Instant {
         let own = Instant::now() + most;
-        call.deadline.map_or(own, |d| own.min(d - self.core.config.deadline_margin.min(d.saturating_duration_since(Instant::now()) / 2)))
+        call.deadline.map_or(own, |d| {
+            own.min(
+                d - self
+                    .core
+                    .config
+                    .deadline_margin
+                    .min(d.saturating_duration_since(Instant::now()) / 2),
+            )
+        })
     }
 }
 
@@ -155,9 +173,14 @@ impl Core {
     /// Waits until everything that was handed to the store before is durable or has failed.
     pub(crate) async fn barrier(&self) {
         let (done, wait) = oneshot::channel();
-        self.committer.submit(NO_LANE, 0, Commit::default(), Box::new(move |_| {
-            let _ = done.send(());
-        }));
+        self.committer.submit(
+            NO_LANE,
+            0,
+            Commit::default(),
+            Box::new(move |_| {
+                let _ = done.send(());
+            }),
+        );
         let _ = wait.await;
     }
 }

@@ -13,8 +13,8 @@ use parking_lot::RwLock;
 use prost::Message;
 use tidemill_engine::Error;
 use tidemill_proto::api::enums::v1::{IndexedValueType, NamespaceState};
-use tidemill_store::visibility::Schema;
 use tidemill_store::committer::NO_LANE;
+use tidemill_store::visibility::Schema;
 use tidemill_store::{Commit, Committer, NamespaceId, NamespaceWrite, Store};
 use uuid::Uuid;
 
@@ -358,7 +358,8 @@ impl Namespaces {
         };
         let namespace = Namespace(Arc::new(details));
         let shown = namespace.clone();
-        self.write(writer, write, |index| index.insert(shown)).await?;
+        self.write(writer, write, |index| index.insert(shown))
+            .await?;
         Ok(namespace)
     }
 

@@ -17,7 +17,7 @@ use tidemill_engine::close::{self, Termination};
 use tidemill_engine::external::{self, Step, deliver};
 use tidemill_engine::id_policy::{self, Decision};
 use tidemill_engine::transition::{Initiated, ParentClosed, RunAddress};
-use tidemill_engine::{Error, Outcome, OutboxEntry, OutboxItem, Run, child, signal, start};
+use tidemill_engine::{Error, OutboxEntry, OutboxItem, Outcome, Run, child, signal, start};
 use tidemill_proto::api::common::v1::WorkflowExecution;
 use tidemill_proto::api::enums::v1::{
     CancelExternalWorkflowExecutionFailedCause as CancelFailed, ParentClosePolicy,
@@ -51,7 +51,10 @@ struct InHand {
 
 impl InHand {
     fn take(core: &Arc<Core>, entry: (RunNo, i64)) -> Option<Self> {
-        core.outbox.0.lock().insert(entry).then(|| Self { core: core.clone(), entry })
+        core.outbox.0.lock().insert(entry).then(|| Self {
+            core: core.clone(),
+            entry,
+        })
     }
 }
 
@@ -62,8 +65,15 @@ impl Drop for InHand {
 }
 
 /// Carries an entry out, in the background, until it is done or the server stops.
-pub(crate) fn spawn(core: &Arc<Core>, namespace: Namespace, owner: RunIdentity, entry: OutboxEntry) {
-    let Some(in_hand) = InHand::take(core, (owner.run, entry.id)) else { return };
+pub(crate) fn spawn(
+    core: &Arc<Core>,
+    namespace: Namespace,
+    owner: RunIdentity,
+    entry: OutboxEntry,
+) {
+    let Some(in_hand) = InHand::take(core, (owner.run, entry.id)) else {
+        return;
+    };
     core.runtime.spawn(async move {
         let core = &in_hand.core;
         let mut pause = RETRY_FIRST;
@@ -102,27 +112,44 @@ pub(crate) async fn resume(core: Arc<Core>) {
             }
             Err(_) => return,
         };
-        let Some((last, row)) = page.last() else { return };
+        let Some((last, row)) = page.last() else {
+            return;
+        };
         after = (last.run, row.id);
         for (owner, row) in page {
-            let Ok(namespace) = core.namespaces.by_id(&owner.namespace) else { continue };
+            let Ok(namespace) = core.namespaces.by_id(&owner.namespace) else {
+                continue;
+            };
             match OutboxEntry::decode(row.value.clone()) {
                 Ok(entry) => spawn(&core, namespace, owner, entry),
-                Err(error) => tracing::error!(%error, run = owner.run.0, "an outbox entry cannot be decoded; it is left alone"),
+                Err(error) => {
+                    tracing::error!(%error, run = owner.run.0, "an outbox entry cannot be decoded; it is left alone")
+                }
             }
         }
     }
 }
 
-async fn carry_out(core: &Arc<Core>, namespace: &Namespace, owner: &RunIdentity, entry: &OutboxEntry) -> Result<(), Error> {
+async fn carry_out(
+    core: &Arc<Core>,
+    namespace: &Namespace,
+    owner: &RunIdentity,
+    entry: &OutboxEntry,
+) -> Result<(), Error> {
     match &entry.item {
-        Some(OutboxItem::StartChild(initiated)) => start_child(core, namespace, owner, entry.id, initiated).await,
+        Some(OutboxItem::StartChild(initiated)) => {
+            start_child(core, namespace, owner, entry.id, initiated).await
+        }
         Some(OutboxItem::ReleaseChild(address)) => {
             let released = on(core, address, |run, cx| Ok(child::release(run, cx))).await;
             done(core, owner, entry.id, ignore_missing(released)).await
         }
-        Some(OutboxItem::CancelExternal(initiated)) => cancel_external(core, namespace, owner, entry.id, initiated).await,
-        Some(OutboxItem::SignalExternal(initiated)) => signal_external(core, namespace, owner, entry.id, initiated).await,
+        Some(OutboxItem::CancelExternal(initiated)) => {
+            cancel_external(core, namespace, owner, entry.id, initiated).await
+        }
+        Some(OutboxItem::SignalExternal(initiated)) => {
+            signal_external(core, namespace, owner, entry.id, initiated).await
+        }
         Some(OutboxItem::ParentClosed(closed)) => {
             let told = tell_child(core, owner, closed).await;
             done(core, owner, entry.id, ignore_missing(told)).await
@@ -132,7 +159,10 @@ async fn carry_out(core: &Arc<Core>, namespace: &Namespace, owner: &RunIdentity,
             done(core, owner, entry.id, ignore_missing(told)).await
         }
         None => {
-            tracing::error!(run = owner.run.0, "an outbox entry is of a kind that this version does not know");
+            tracing::error!(
+                run = owner.run.0,
+                "an outbox entry is of a kind that this version does not know"
+            );
             Ok(())
         }
     }
@@ -147,7 +177,12 @@ fn ignore_missing(result: Result<(), Error>) -> Result<(), Error> {
 }
 
 /// Removes an entry that was carried out and has no result to record.
-async fn done(core: &Arc<Core>, owner: &RunIdentity, entry: i64, result: Result<(), Error>) -> Result<(), Error> {
+async fn done(
+    core: &Arc<Core>,
+    owner: &RunIdentity,
+    entry: i64,
+    result: Result<(), Error>,
+) -> Result<(), Error> {
     result?;
     let write = RunWrite {
         run: owner.run,
@@ -161,11 +196,19 @@ async fn done(core: &Arc<Core>, owner: &RunIdentity, entry: i64, result: Result<
         outbox_added: Vec::new(),
         outbox_removed: vec![entry],
     };
-    let commit = Commit { runs: vec![write], ..Default::default() };
+    let commit = Commit {
+        runs: vec![write],
+        ..Default::default()
+    };
     let (tell, told) = tokio::sync::oneshot::channel();
-    core.committer.submit(NO_LANE, 0, commit, Box::new(move |result| {
-        let _ = tell.send(result);
-    }));
+    core.committer.submit(
+        NO_LANE,
+        0,
+        commit,
+        Box::new(move |result| {
+            let _ = tell.send(result);
+        }),
+    );
     match told.await {
         Ok(Ok(())) => Ok(()),
         // Tried again as a whole: an effect may be repeated.
@@ -177,7 +220,12 @@ async fn done(core: &Arc<Core>, owner: &RunIdentity, entry: i64, result: Result<
 async fn on(
     core: &Arc<Core>,
     address: &RunAddress,
-    operation: impl FnOnce(&tidemill_engine::Run, &tidemill_engine::Cx<'_>) -> Result<Outcome<()>, Error> + Send + 'static,
+    operation: impl FnOnce(
+        &tidemill_engine::Run,
+        &tidemill_engine::Cx<'_>,
+    ) -> Result<Outcome<()>, Error>
+    + Send
+    + 'static,
 ) -> Result<(), Error> {
     let namespace = core.namespaces.by_id_text(&address.namespace_id)?;
     let target = Target::new(&namespace, &address.workflow_id, &address.run_id)?;
@@ -185,9 +233,16 @@ async fn on(
 }
 
 /// The run that wants the effect, with the event that asked for it.
-async fn source(core: &Arc<Core>, namespace: &Namespace, owner: &RunIdentity, initiated: &Initiated) -> Result<(View, HistoryEvent), Error> {
+async fn source(
+    core: &Arc<Core>,
+    namespace: &Namespace,
+    owner: &RunIdentity,
+    initiated: &Initiated,
+) -> Result<(View, HistoryEvent), Error> {
     let view = core.shards.read(Target::of(namespace, owner)).await?;
-    let event = core.read_event(&view, initiated.batch_id, initiated.event_id).await?;
+    let event = core
+        .read_event(&view, initiated.batch_id, initiated.event_id)
+        .await?;
     Ok((view, event))
 }
 
@@ -199,10 +254,21 @@ enum Created {
     Conflict,
 }
 
-async fn start_child(core: &Arc<Core>, namespace: &Namespace, owner: &RunIdentity, entry: i64, initiated: &Initiated) -> Result<(), Error> {
+async fn start_child(
+    core: &Arc<Core>,
+    namespace: &Namespace,
+    owner: &RunIdentity,
+    entry: i64,
+    initiated: &Initiated,
+) -> Result<(), Error> {
     let (parent, event) = source(core, namespace, owner, initiated).await?;
-    let Some(Attributes::StartChildWorkflowExecutionInitiatedEventAttributes(asked)) = event.attributes.clone() else {
-        return Err(Error::DataLoss(format!("event {} initiates no child", initiated.event_id)));
+    let Some(Attributes::StartChildWorkflowExecutionInitiatedEventAttributes(asked)) =
+        event.attributes.clone()
+    else {
+        return Err(Error::DataLoss(format!(
+            "event {} initiates no child",
+            initiated.event_id
+        )));
     };
     let reuse = asked.workflow_id_reuse_policy();
     let parent_run = parent.run.clone();
@@ -213,11 +279,20 @@ async fn start_child(core: &Arc<Core>, namespace: &Namespace, owner: &RunIdentit
         .on_workflow(namespace, &asked.workflow_id, move |current, cx| {
             let new = child::start_request(&parent_run, &event, cx)?;
             if let Some(run) = current
-                && child::reconnects(&parent_run, initiated_id, run, |id| (id == original.0).then(|| original.1.clone()))
+                && child::reconnects(&parent_run, initiated_id, run, |id| {
+                    (id == original.0).then(|| original.1.clone())
+                })
             {
-                return Ok(Outcome::unchanged(Created::Run(run.first_run_id().to_owned())));
+                return Ok(Outcome::unchanged(Created::Run(
+                    run.first_run_id().to_owned(),
+                )));
             }
-            match id_policy::decide(current, &new.create_request_id, reuse, WorkflowIdConflictPolicy::Fail) {
+            match id_policy::decide(
+                current,
+                &new.create_request_id,
+                reuse,
+                WorkflowIdConflictPolicy::Fail,
+            ) {
                 Ok(Decision::Create) => {
                     let run_id = new.id.run_id.to_string();
                     Ok(start::create(new, cx).finish(Created::Run(run_id)))
@@ -241,7 +316,13 @@ async fn start_child(core: &Arc<Core>, namespace: &Namespace, owner: &RunIdentit
         Created::Conflict => {
             core.shards
                 .on_run(target, move |run, cx| {
-                    Ok(child::start_failed(run, initiated_id, StartFailed::WorkflowAlreadyExists, entry, cx))
+                    Ok(child::start_failed(
+                        run,
+                        initiated_id,
+                        StartFailed::WorkflowAlreadyExists,
+                        entry,
+                        cx,
+                    ))
                 })
                 .await?;
         }
@@ -249,13 +330,28 @@ async fn start_child(core: &Arc<Core>, namespace: &Namespace, owner: &RunIdentit
             let (child_id, child_run) = (asked.workflow_id.clone(), run_id.clone());
             let linked = core
                 .shards
-                .on_run(target, move |run, cx| Ok(child::started(run, initiated_id, &asked, &run_id, entry, cx)))
+                .on_run(target, move |run, cx| {
+                    Ok(child::started(
+                        run,
+                        initiated_id,
+                        &asked,
+                        &run_id,
+                        entry,
+                        cx,
+                    ))
+                })
                 .await?;
             if linked.value == child::Link::Orphaned {
                 let orphan = Target::new(namespace, &child_id, &child_run)?;
                 let ended = core
                     .shards
-                    .on_run(orphan, |run, cx| close::terminate_run(run, Termination::by_engine("by parent close policy"), cx))
+                    .on_run(orphan, |run, cx| {
+                        close::terminate_run(
+                            run,
+                            Termination::by_engine("by parent close policy"),
+                            cx,
+                        )
+                    })
                     .await;
                 ignore_missing(ended.map(|_| ()))?;
             }
@@ -265,7 +361,11 @@ async fn start_child(core: &Arc<Core>, namespace: &Namespace, owner: &RunIdentit
 }
 
 /// The run that a reset parent's base came from: (a run of the chain, its original run).
-async fn original_of(core: &Arc<Core>, namespace: &Namespace, parent: &Run) -> Result<(String, String), Error> {
+async fn original_of(
+    core: &Arc<Core>,
+    namespace: &Namespace,
+    parent: &Run,
+) -> Result<(String, String), Error> {
     let origin = parent.start().original_execution_run_id.clone();
     if origin == *parent.id.run_id {
         return Ok(Default::default());
@@ -282,10 +382,21 @@ async fn original_of(core: &Arc<Core>, namespace: &Namespace, parent: &Run) -> R
     }
 }
 
-async fn cancel_external(core: &Arc<Core>, namespace: &Namespace, owner: &RunIdentity, entry: i64, initiated: &Initiated) -> Result<(), Error> {
+async fn cancel_external(
+    core: &Arc<Core>,
+    namespace: &Namespace,
+    owner: &RunIdentity,
+    entry: i64,
+    initiated: &Initiated,
+) -> Result<(), Error> {
     let (view, event) = source(core, namespace, owner, initiated).await?;
-    let Some(Attributes::RequestCancelExternalWorkflowExecutionInitiatedEventAttributes(asked)) = event.attributes else {
-        return Err(Error::DataLoss(format!("event {} asks for no cancellation", initiated.event_id)));
+    let Some(Attributes::RequestCancelExternalWorkflowExecutionInitiatedEventAttributes(asked)) =
+        event.attributes
+    else {
+        return Err(Error::DataLoss(format!(
+            "event {} asks for no cancellation",
+            initiated.event_id
+        )));
     };
     let id = initiated.event_id;
     let failed = match deliver::cancel(&view.run, id, &asked) {
@@ -294,12 +405,18 @@ async fn cancel_external(core: &Arc<Core>, namespace: &Namespace, owner: &RunIde
         Step::Deliver(request) => {
             let only_child = asked.child_workflow_only;
             let sender = view.run.id.execution();
-            let delivered = to_external(core, namespace, &asked.namespace, &asked.workflow_execution, move |run, cx| {
-                if only_child && run.is_open() && !external::is_child_of(run, &sender) {
-                    return Err(Error::not_found("the workflow is not a child"));
-                }
-                Ok(cancel::request(run, request, cx))
-            })
+            let delivered = to_external(
+                core,
+                namespace,
+                &asked.namespace,
+                &asked.workflow_execution,
+                move |run, cx| {
+                    if only_child && run.is_open() && !external::is_child_of(run, &sender) {
+                        return Err(Error::not_found("the workflow is not a child"));
+                    }
+                    Ok(cancel::request(run, request, cx))
+                },
+            )
             .await;
             match delivered {
                 Ok(()) => None,
@@ -320,10 +437,21 @@ async fn cancel_external(core: &Arc<Core>, namespace: &Namespace, owner: &RunIde
         .map(|_| ())
 }
 
-async fn signal_external(core: &Arc<Core>, namespace: &Namespace, owner: &RunIdentity, entry: i64, initiated: &Initiated) -> Result<(), Error> {
+async fn signal_external(
+    core: &Arc<Core>,
+    namespace: &Namespace,
+    owner: &RunIdentity,
+    entry: i64,
+    initiated: &Initiated,
+) -> Result<(), Error> {
     let (view, event) = source(core, namespace, owner, initiated).await?;
-    let Some(Attributes::SignalExternalWorkflowExecutionInitiatedEventAttributes(asked)) = event.attributes else {
-        return Err(Error::DataLoss(format!("event {} asks for no signal", initiated.event_id)));
+    let Some(Attributes::SignalExternalWorkflowExecutionInitiatedEventAttributes(asked)) =
+        event.attributes
+    else {
+        return Err(Error::DataLoss(format!(
+            "event {} asks for no signal",
+            initiated.event_id
+        )));
     };
     let id = initiated.event_id;
     let mut delivered_as = None;
@@ -334,12 +462,18 @@ async fn signal_external(core: &Arc<Core>, namespace: &Namespace, owner: &RunIde
             let only_child = asked.child_workflow_only;
             let sender = view.run.id.execution();
             delivered_as = Some(sent.request_id.clone());
-            let delivered = to_external(core, namespace, &asked.namespace, &asked.workflow_execution, move |run, cx| {
-                if only_child && run.is_open() && !external::is_child_of(run, &sender) {
-                    return Err(Error::not_found("the workflow is not a child"));
-                }
-                signal::signal(run, sent, cx)
-            })
+            let delivered = to_external(
+                core,
+                namespace,
+                &asked.namespace,
+                &asked.workflow_execution,
+                move |run, cx| {
+                    if only_child && run.is_open() && !external::is_child_of(run, &sender) {
+                        return Err(Error::not_found("the workflow is not a child"));
+                    }
+                    signal::signal(run, sent, cx)
+                },
+            )
             .await;
             match delivered {
                 Ok(()) => None,
@@ -360,10 +494,16 @@ async fn signal_external(core: &Arc<Core>, namespace: &Namespace, owner: &RunIde
             })
         })
         .await?;
-    if failed.is_none() && let Some(request_id) = delivered_as {
-        let forgotten = to_external(core, namespace, &target_namespace, &target_execution, move |run, cx| {
-            Ok(external::forget_signal(run, &request_id, cx))
-        });
+    if failed.is_none()
+        && let Some(request_id) = delivered_as
+    {
+        let forgotten = to_external(
+            core,
+            namespace,
+            &target_namespace,
+            &target_execution,
+            move |run, cx| Ok(external::forget_signal(run, &request_id, cx)),
+        );
         return ignore_missing(forgotten.await);
     }
     Ok(())
@@ -375,9 +515,15 @@ async fn to_external(
     own: &Namespace,
     namespace: &str,
     execution: &Option<WorkflowExecution>,
-    operation: impl FnOnce(&Run, &tidemill_engine::Cx<'_>) -> Result<Outcome<()>, Error> + Send + 'static,
+    operation: impl FnOnce(&Run, &tidemill_engine::Cx<'_>) -> Result<Outcome<()>, Error>
+    + Send
+    + 'static,
 ) -> Result<(), Error> {
-    let namespace = if namespace.is_empty() { own.clone() } else { core.namespaces.by_name(namespace)? };
+    let namespace = if namespace.is_empty() {
+        own.clone()
+    } else {
+        core.namespaces.by_name(namespace)?
+    };
     let execution = execution.clone().unwrap_or_default();
     let target = Target::new(&namespace, &execution.workflow_id, &execution.run_id)?;
     core.shards.on_run(target, operation).await.map(|_| ())
@@ -385,7 +531,11 @@ async fn to_external(
 
 /// A parent has closed: its child is ended or asked to end. The child is known by the first run
 /// of its chain, whichever run is current.
-async fn tell_child(core: &Arc<Core>, owner: &RunIdentity, closed: &ParentClosed) -> Result<(), Error> {
+async fn tell_child(
+    core: &Arc<Core>,
+    owner: &RunIdentity,
+    closed: &ParentClosed,
+) -> Result<(), Error> {
     let child = closed.child.clone().unwrap_or_default();
     let namespace = core.namespaces.by_id_text(&child.namespace_id)?;
     let target = Target::new(&namespace, &child.workflow_id, "")?;
@@ -393,7 +543,11 @@ async fn tell_child(core: &Arc<Core>, owner: &RunIdentity, closed: &ParentClosed
     let terminate = closed.policy() == ParentClosePolicy::Terminate;
     core.shards
         .on_run(target, move |run, cx| {
-            let of = run.start().parent_workflow_execution.clone().unwrap_or_default();
+            let of = run
+                .start()
+                .parent_workflow_execution
+                .clone()
+                .unwrap_or_default();
             if run.first_run_id() != child.run_id || of.workflow_id != *parent.workflow_id {
                 return Err(Error::not_found("the child is another workflow by now"));
             }
@@ -414,20 +568,42 @@ async fn tell_child(core: &Arc<Core>, owner: &RunIdentity, closed: &ParentClosed
 }
 
 /// A child has closed: its parent records that. A parent that was reset lives on in another run.
-async fn tell_parent(core: &Arc<Core>, namespace: &Namespace, owner: &RunIdentity, parent: &RunAddress) -> Result<(), Error> {
+async fn tell_parent(
+    core: &Arc<Core>,
+    namespace: &Namespace,
+    owner: &RunIdentity,
+    parent: &RunAddress,
+) -> Result<(), Error> {
     let view = core.shards.read(Target::of(namespace, owner)).await?;
-    let last = core.read_event(&view, 0, view.run.core.close_event_id).await?;
-    let Some(facts) = child::CloseFacts::of(&view.run, &last) else { return Ok(()) };
+    let last = core
+        .read_event(&view, 0, view.run.core.close_event_id)
+        .await?;
+    let Some(facts) = child::CloseFacts::of(&view.run, &last) else {
+        return Ok(());
+    };
     let parents = core.namespaces.by_id_text(&parent.namespace_id)?;
     let initiated_id = parent.initiated_id;
     let mut run_id = parent.run_id.clone();
     loop {
         let target = Target::new(&parents, &parent.workflow_id, &run_id)?;
         let facts = facts.clone();
-        match core.shards.on_run(target.clone(), move |run, cx| child::closed(run, initiated_id, facts, cx)).await {
+        match core
+            .shards
+            .on_run(target.clone(), move |run, cx| {
+                child::closed(run, initiated_id, facts, cx)
+            })
+            .await
+        {
             Ok(_) => return Ok(()),
             Err(Error::NotFound(reason)) => {
-                let reset = core.shards.read(target).await?.run.core.reset_run_id.clone();
+                let reset = core
+                    .shards
+                    .read(target)
+                    .await?
+                    .run
+                    .core
+                    .reset_run_id
+                    .clone();
                 if reset.is_empty() {
                     return Err(Error::NotFound(reason));
                 }

@@ -43,12 +43,19 @@ const SPECULATIVE_MAX: Duration = Duration::from_secs(60);
 /// Takes out of the transitions what is told; the runs, rows and batches stay in them.
 pub(crate) fn prepare(transitions: &mut [Transition], namespace: &Namespace) -> Published {
     let runs = transitions.iter_mut().map(notice).collect();
-    Published { namespace: namespace.clone(), runs }
+    Published {
+        namespace: namespace.clone(),
+        runs,
+    }
 }
 
 fn notice(t: &mut Transition) -> RunNotice {
     let run = identity(&t.run.id);
-    let queue = |name: &str, kind| QueueName { namespace: run.namespace, name: Arc::from(name), kind };
+    let queue = |name: &str, kind| QueueName {
+        namespace: run.namespace,
+        name: Arc::from(name),
+        kind,
+    };
     RunNotice {
         next_event_id: t.run.core.next_event_id,
         grew: !t.batches.is_empty(),
@@ -57,8 +64,13 @@ fn notice(t: &mut Transition) -> RunNotice {
             .tasks_added
             .iter()
             .map(|task| Added {
-                task: StoredTask { task: task_row(&t.run, task), owner: run.clone() },
-                normal_queue: task.sticky.then(|| queue(&task.normal_queue, queue_kind(task.kind))),
+                task: StoredTask {
+                    task: task_row(&t.run, task),
+                    owner: run.clone(),
+                },
+                normal_queue: task
+                    .sticky
+                    .then(|| queue(&task.normal_queue, queue_kind(task.kind))),
             })
             .collect(),
         removed: t
@@ -80,7 +92,16 @@ impl Published {
     /// Tells the world. Only called once the commit is durable.
     pub(crate) fn publish(self, core: &Arc<Core>) {
         for notice in self.runs {
-            let RunNotice { run, next_event_id, grew, due, added, removed, outbox, effects } = notice;
+            let RunNotice {
+                run,
+                next_event_id,
+                grew,
+                due,
+                added,
+                removed,
+                outbox,
+                effects,
+            } = notice;
             for key in &removed {
                 core.matching.remove(key);
             }
@@ -112,8 +133,19 @@ impl Published {
 
 fn tell(core: &Arc<Core>, run: &RunIdentity, effect: Effect) {
     match effect {
-        Effect::Speculative { queue, normal_queue, sticky, priority, scheduled_id, stamp } => {
-            let name = |n: String| QueueName { namespace: run.namespace, name: n.into(), kind: WORKFLOW_QUEUE };
+        Effect::Speculative {
+            queue,
+            normal_queue,
+            sticky,
+            priority,
+            scheduled_id,
+            stamp,
+        } => {
+            let name = |n: String| QueueName {
+                namespace: run.namespace,
+                name: n.into(),
+                kind: WORKFLOW_QUEUE,
+            };
             let sticky_queue = name(queue);
             let queue = if sticky && core.matching.sticky_available(&sticky_queue) {
                 sticky_queue
@@ -129,9 +161,13 @@ fn tell(core: &Arc<Core>, run: &RunIdentity, effect: Effect) {
             };
             core.matching.add_transient(&queue, task);
         }
-        Effect::QueryAnswered { id, result } => core.waiters.query_event(&id, QueryEvent::Answered(result)),
+        Effect::QueryAnswered { id, result } => {
+            core.waiters.query_event(&id, QueryEvent::Answered(result))
+        }
         Effect::QueryReleased { id } => core.waiters.query_event(&id, QueryEvent::Released),
-        Effect::QueryFailed { id, error } => core.waiters.query_event(&id, QueryEvent::Failed(error)),
+        Effect::QueryFailed { id, error } => {
+            core.waiters.query_event(&id, QueryEvent::Failed(error))
+        }
         Effect::Update { update_id, event } => tell_update(core, run.run, &update_id, event),
     }
 }

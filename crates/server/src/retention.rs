@@ -17,12 +17,14 @@ pub(crate) async fn run(core: Arc<Core>) {
 /// alone until the next look.
 async fn delete_page(core: &Arc<Core>) -> bool {
     let reader = core.clone();
-    let read =
-        tokio::task::spawn_blocking(move || reader.store.expired_runs(now().0, PAGE)).await;
+    let read = tokio::task::spawn_blocking(move || reader.store.expired_runs(now().0, PAGE)).await;
     let Ok(Ok(expired)) = read else { return false };
     let mut go_on = expired.len() == PAGE;
     // All are asked for before the first is waited for: they share transactions.
-    let deletions: Vec<_> = expired.into_iter().map(|run| core.shards.delete(run)).collect();
+    let deletions: Vec<_> = expired
+        .into_iter()
+        .map(|run| core.shards.delete(run))
+        .collect();
     for deletion in deletions {
         if let Err(error) = deletion.await {
             tracing::warn!(%error, "a run past its retention could not be deleted; it is tried again");

@@ -52,7 +52,11 @@ const PAGE: usize = 1000;
 
 impl Timers {
     pub(crate) fn new() -> Self {
-        Self { heap: Mutex::default(), earlier: Notify::new(), loaded_until: AtomicI64::new(0) }
+        Self {
+            heap: Mutex::default(),
+            earlier: Notify::new(),
+            loaded_until: AtomicI64::new(0),
+        }
     }
 
     /// A run's wake-up time has become durable. Beyond the horizon the store alone keeps it.
@@ -115,7 +119,8 @@ pub(crate) async fn read_ahead(core: Arc<Core>) {
         core.barrier().await;
         loop {
             let reader = core.clone();
-            let page = tokio::task::spawn_blocking(move || reader.store.due_runs(from, until, PAGE)).await;
+            let page =
+                tokio::task::spawn_blocking(move || reader.store.due_runs(from, until, PAGE)).await;
             match page {
                 Ok(Ok(page)) => {
                     let full = page.len() == PAGE;

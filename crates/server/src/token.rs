@@ -3,8 +3,8 @@
 
 use prost::Message;
 use tidemill_engine::Error;
-use tidemill_engine::workflow_task::TaskRef;
 use tidemill_engine::Time;
+use tidemill_engine::workflow_task::TaskRef;
 
 use crate::namespaces::Namespace;
 use crate::shard::Target;
@@ -50,7 +50,11 @@ pub(crate) enum TokenKind {
 }
 
 impl TaskToken {
-    pub(crate) fn workflow(namespace: &Namespace, run: &tidemill_engine::RunId, task: &TaskRef) -> Self {
+    pub(crate) fn workflow(
+        namespace: &Namespace,
+        run: &tidemill_engine::RunId,
+        task: &TaskRef,
+    ) -> Self {
         Self {
             scheduled_id: task.scheduled_id,
             started_id: task.started_id,
@@ -61,14 +65,19 @@ impl TaskToken {
     }
 
     pub(crate) fn query(namespace: &Namespace, run: &tidemill_engine::RunId, id: u128) -> Self {
-        Self { query: id.to_be_bytes().to_vec(), ..Self::of(TokenKind::Query, namespace, run) }
+        Self {
+            query: id.to_be_bytes().to_vec(),
+            ..Self::of(TokenKind::Query, namespace, run)
+        }
     }
 
     pub(crate) fn of(kind: TokenKind, namespace: &Namespace, run: &tidemill_engine::RunId) -> Self {
         Self {
             namespace: namespace.id.to_vec(),
             workflow_id: run.workflow_id.to_string(),
-            run: tidemill_engine::ids::parse_uuid(&run.run_id).unwrap_or_default().to_vec(),
+            run: tidemill_engine::ids::parse_uuid(&run.run_id)
+                .unwrap_or_default()
+                .to_vec(),
             kind: kind as i32,
             ..Default::default()
         }
@@ -81,7 +90,9 @@ impl TaskToken {
             return Err(Error::invalid("Task token not set on request."));
         }
         let token = <Self as Message>::decode(bytes).map_err(|_| invalid())?;
-        let known = token.namespace.len() == 16 && token.run.len() == 16 && token.kind() != TokenKind::Unspecified;
+        let known = token.namespace.len() == 16
+            && token.run.len() == 16
+            && token.kind() != TokenKind::Unspecified;
         known.then_some(token).ok_or_else(invalid)
     }
 
@@ -99,12 +110,19 @@ impl TaskToken {
     }
 
     pub(crate) fn query_id(&self) -> u128 {
-        self.query.as_slice().try_into().map_or(0, u128::from_be_bytes)
+        self.query
+            .as_slice()
+            .try_into()
+            .map_or(0, u128::from_be_bytes)
     }
 
     /// Checks the kind of task that the token names.
     pub(crate) fn expect(self, kind: TokenKind) -> Result<Self, Error> {
-        if self.kind() == kind { Ok(self) } else { Err(Error::invalid("Invalid TaskToken.")) }
+        if self.kind() == kind {
+            Ok(self)
+        } else {
+            Err(Error::invalid("Invalid TaskToken."))
+        }
     }
 
     pub(crate) fn target(&self, namespace: &Namespace) -> Target {
@@ -149,7 +167,9 @@ impl HistoryToken {
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, Error> {
         let invalid = || Error::invalid("Invalid NextPageToken.");
         let token = Self::decode(bytes).map_err(|_| invalid())?;
-        (token.run.len() == 16 && token.next_event_id > 0).then_some(token).ok_or_else(invalid)
+        (token.run.len() == 16 && token.next_event_id > 0)
+            .then_some(token)
+            .ok_or_else(invalid)
     }
 
     pub(crate) fn run_id(&self) -> [u8; 16] {

@@ -63,7 +63,10 @@ impl Drop for HistoryWait {
     fn drop(&mut self) {
         let mut map = self.lists.at(&self.lists.history, self.run).lock();
         self.receive = None;
-        if map.get(&self.run).is_some_and(|sender| sender.receiver_count() == 0) {
+        if map
+            .get(&self.run)
+            .is_some_and(|sender| sender.receiver_count() == 0)
+        {
             map.remove(&self.run);
         }
     }
@@ -87,7 +90,9 @@ impl UpdateWait {
 impl Drop for UpdateWait {
     fn drop(&mut self) {
         let mut map = self.lists.at(&self.lists.updates, self.run).lock();
-        let Some(waiters) = map.get_mut(&self.run) else { return };
+        let Some(waiters) = map.get_mut(&self.run) else {
+            return;
+        };
         waiters.retain(|w| w.number != self.number);
         if waiters.is_empty() {
             map.remove(&self.run);
@@ -115,7 +120,10 @@ impl QueryWait {
 
 impl Drop for QueryWait {
     fn drop(&mut self) {
-        self.lists.at(&self.lists.queries, &self.id).lock().remove(&self.id);
+        self.lists
+            .at(&self.lists.queries, &self.id)
+            .lock()
+            .remove(&self.id);
     }
 }
 
@@ -156,9 +164,17 @@ impl Waiters {
         let receive = if lists.is_closed() {
             None
         } else {
-            Some(map.entry(run).or_insert_with(|| watch::channel(0).0).subscribe())
+            Some(
+                map.entry(run)
+                    .or_insert_with(|| watch::channel(0).0)
+                    .subscribe(),
+            )
         };
-        HistoryWait { lists: lists.clone(), run, receive }
+        HistoryWait {
+            lists: lists.clone(),
+            run,
+            receive,
+        }
     }
 
     /// History has grown to `next_event_id`; -1 when the run was deleted.
@@ -174,15 +190,26 @@ impl Waiters {
         let number = lists.next.fetch_add(1, Ordering::Relaxed);
         let mut map = lists.at(&lists.updates, run).lock();
         if !lists.is_closed() {
-            let waiter = UpdateWaiter { number, update_id: update_id.to_owned(), reply };
+            let waiter = UpdateWaiter {
+                number,
+                update_id: update_id.to_owned(),
+                reply,
+            };
             map.entry(run).or_default().push(waiter);
         }
-        UpdateWait { lists: lists.clone(), run, number, receive }
+        UpdateWait {
+            lists: lists.clone(),
+            run,
+            number,
+            receive,
+        }
     }
 
     pub(crate) fn update_event(&self, run: RunNo, update_id: &str, event: &UpdateEvent) {
         let mut map = self.0.at(&self.0.updates, run).lock();
-        let Some(waiters) = map.get_mut(&run) else { return };
+        let Some(waiters) = map.get_mut(&run) else {
+            return;
+        };
         for waiter in waiters.extract_if(.., |w| w.update_id == update_id) {
             // Whoever waited may have gone.
             let _ = waiter.reply.send(event.clone());
@@ -201,7 +228,11 @@ impl Waiters {
             map.insert(id.clone(), QueryWaiter { run, reply });
         }
         drop(map);
-        QueryWait { lists: lists.clone(), id, receive }
+        QueryWait {
+            lists: lists.clone(),
+            id,
+            receive,
+        }
     }
 
     pub(crate) fn query_event(&self, id: &str, event: QueryEvent) {

@@ -9,12 +9,16 @@ pub enum Error {
     #[error("invalid page token")]
     InvalidPageToken,
     /// The data file was written by a newer version of Tidemill.
-    #[error("data file has format {found}, this binary reads up to {supported}: start it with the newer tidemill that wrote it")]
+    #[error(
+        "data file has format {found}, this binary reads up to {supported}: start it with the newer tidemill that wrote it"
+    )]
     NewerFormat { found: i64, supported: i64 },
     #[error("{path} is not a Tidemill data file: {reason}")]
     NotADataFile { path: String, reason: String },
     /// Another process has the data file open.
-    #[error("data file {path} is in use by another process: stop it, or choose another --data-file")]
+    #[error(
+        "data file {path} is in use by another process: stop it, or choose another --data-file"
+    )]
     Locked { path: String },
     #[error("cannot use data file {path}: {reason}")]
     Unusable { path: String, reason: String },

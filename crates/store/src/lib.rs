@@ -23,37 +23,84 @@ pub trait Store: Send + Sync + 'static {
     fn high_water(&self) -> Result<(RunNo, i64), Error>;
 
     /// The current run of a workflow id (the one with the largest number).
-    fn current_run(&self, namespace: &NamespaceId, workflow_id: &str) -> Result<Option<RunIdentity>, Error>;
+    fn current_run(
+        &self,
+        namespace: &NamespaceId,
+        workflow_id: &str,
+    ) -> Result<Option<RunIdentity>, Error>;
     /// A run by its public id.
-    fn find_run(&self, namespace: &NamespaceId, workflow_id: &str, run_id: &RunId) -> Result<Option<RunIdentity>, Error>;
+    fn find_run(
+        &self,
+        namespace: &NamespaceId,
+        workflow_id: &str,
+        run_id: &RunId,
+    ) -> Result<Option<RunIdentity>, Error>;
     /// A run's state; `None` when it was deleted.
     fn load_run(&self, run: RunNo) -> Result<Option<StoredRun>, Error>;
     /// History batches whose last event id is at least `from_event_id` and whose first is at
     /// most `to_event_id`, oldest first (newest first when `reverse`), at most `limit` of them.
-    fn read_history(&self, run: RunNo, from_event_id: i64, to_event_id: i64, limit: usize, reverse: bool) -> Result<Vec<HistoryBatch>, Error>;
+    fn read_history(
+        &self,
+        run: RunNo,
+        from_event_id: i64,
+        to_event_id: i64,
+        limit: usize,
+        reverse: bool,
+    ) -> Result<Vec<HistoryBatch>, Error>;
 
     /// Runs that want to be woken at or before `until`, earliest first, at most `limit`, with
     /// times greater than `after` (exclusive pair, for paging).
-    fn due_runs(&self, after: (Nanos, RunNo), until: Nanos, limit: usize) -> Result<Vec<(Nanos, RunIdentity)>, Error>;
+    fn due_runs(
+        &self,
+        after: (Nanos, RunNo),
+        until: Nanos,
+        limit: usize,
+    ) -> Result<Vec<(Nanos, RunIdentity)>, Error>;
     /// Queues that hold tasks.
     fn queues_with_tasks(&self) -> Result<Vec<QueueName>, Error>;
     /// Tasks of a queue from (priority, seq) on, inclusive, in order.
-    fn read_tasks(&self, queue: &QueueName, from: (u8, i64), limit: usize) -> Result<Vec<StoredTask>, Error>;
+    fn read_tasks(
+        &self,
+        queue: &QueueName,
+        from: (u8, i64),
+        limit: usize,
+    ) -> Result<Vec<StoredTask>, Error>;
     /// The number of tasks of a queue in the store and the creation time of the oldest.
     fn count_tasks(&self, queue: &QueueName) -> Result<(i64, Option<Nanos>), Error>;
     /// Effects on other runs that were not acknowledged, by (run, id) after the given pair.
-    fn read_outbox(&self, after: (RunNo, i64), limit: usize) -> Result<Vec<(RunIdentity, OutboxRow)>, Error>;
+    fn read_outbox(
+        &self,
+        after: (RunNo, i64),
+        limit: usize,
+    ) -> Result<Vec<(RunIdentity, OutboxRow)>, Error>;
     /// Closed runs whose retention has passed.
     fn expired_runs(&self, now: Nanos, limit: usize) -> Result<Vec<RunIdentity>, Error>;
     /// Up to `limit` runs of a namespace, open or closed, by number after `after`.
-    fn runs_of_namespace(&self, namespace: &NamespaceId, after: RunNo, limit: usize) -> Result<Vec<RunIdentity>, Error>;
+    fn runs_of_namespace(
+        &self,
+        namespace: &NamespaceId,
+        after: RunNo,
+        limit: usize,
+    ) -> Result<Vec<RunIdentity>, Error>;
 
     fn namespaces(&self) -> Result<Vec<NamespaceWrite>, Error>;
 
     /// Lists runs by a filter in Temporal's list-filter language (engine contract section 10.2).
-    fn list(&self, schema: &visibility::Schema, namespace: &NamespaceId, filter: &str, page_size: usize, page: Option<&[u8]>) -> Result<ExecutionPage, Error>;
+    fn list(
+        &self,
+        schema: &visibility::Schema,
+        namespace: &NamespaceId,
+        filter: &str,
+        page_size: usize,
+        page: Option<&[u8]>,
+    ) -> Result<ExecutionPage, Error>;
     /// Counts runs by a filter, which may end in `GROUP BY ExecutionStatus`.
-    fn count(&self, schema: &visibility::Schema, namespace: &NamespaceId, filter: &str) -> Result<ExecutionCount, Error>;
+    fn count(
+        &self,
+        schema: &visibility::Schema,
+        namespace: &NamespaceId,
+        filter: &str,
+    ) -> Result<ExecutionCount, Error>;
 
     /// How many times data was forced to disk since the store was opened.
     fn fsyncs(&self) -> u64;

@@ -20,7 +20,9 @@ fn child(id: &str, policy: ParentClosePolicy) -> tidemill_proto::api::command::v
     command(
         StartChildWorkflowExecutionCommandAttributes {
             workflow_id: id.into(),
-            workflow_type: Some(WorkflowType { name: "Child".into() }),
+            workflow_type: Some(WorkflowType {
+                name: "Child".into(),
+            }),
             parent_close_policy: policy as i32,
             ..Default::default()
         }
@@ -32,11 +34,21 @@ fn child(id: &str, policy: ParentClosePolicy) -> tidemill_proto::api::command::v
 #[test]
 fn ways_to_end() {
     let retried = || Started {
-        retry_policy: Some(RetryPolicy { initial_interval: seconds(1), backoff_coefficient: 1.0, ..Default::default() }),
+        retry_policy: Some(RetryPolicy {
+            initial_interval: seconds(1),
+            backoff_coefficient: 1.0,
+            ..Default::default()
+        }),
         ..Default::default()
     };
-    let cron = || Started { cron_schedule: "@every 60s".into(), ..Default::default() };
-    let timed = |started: Started| Started { workflow_run_timeout: seconds(30), ..started };
+    let cron = || Started {
+        cron_schedule: "@every 60s".into(),
+        ..Default::default()
+    };
+    let timed = |started: Started| Started {
+        workflow_run_timeout: seconds(30),
+        ..started
+    };
     type End = fn(&mut Rig);
     let completes: End = |rig| drop(rig.task(vec![complete_workflow()]));
     let fails: End = |rig| drop(rig.task(vec![fail_workflow()]));
@@ -45,30 +57,97 @@ fn ways_to_end() {
     let terminates: End = |rig| rig.terminate().unwrap();
     let times_out: End = |rig| rig.after(30.0);
     let rows = [
-        (Started::default(), completes, Status::Completed, E::WorkflowExecutionCompleted, 0),
-        (cron(), completes, Status::Completed, E::WorkflowExecutionCompleted, 1),
-        (Started::default(), fails, Status::Failed, E::WorkflowExecutionFailed, 0),
-        (retried(), fails, Status::Failed, E::WorkflowExecutionFailed, 1),
+        (
+            Started::default(),
+            completes,
+            Status::Completed,
+            E::WorkflowExecutionCompleted,
+            0,
+        ),
+        (
+            cron(),
+            completes,
+            Status::Completed,
+            E::WorkflowExecutionCompleted,
+            1,
+        ),
+        (
+            Started::default(),
+            fails,
+            Status::Failed,
+            E::WorkflowExecutionFailed,
+            0,
+        ),
+        (
+            retried(),
+            fails,
+            Status::Failed,
+            E::WorkflowExecutionFailed,
+            1,
+        ),
         (cron(), fails, Status::Failed, E::WorkflowExecutionFailed, 1),
-        (retried(), cancels, Status::Canceled, E::WorkflowExecutionCanceled, 0),
-        (cron(), cancels, Status::Canceled, E::WorkflowExecutionCanceled, 0),
-        (Started::default(), continues, Status::ContinuedAsNew, E::WorkflowExecutionContinuedAsNew, 1),
-        (cron(), terminates, Status::Terminated, E::WorkflowExecutionTerminated, 0),
-        (timed(Started::default()), times_out, Status::TimedOut, E::WorkflowExecutionTimedOut, 0),
-        (timed(retried()), times_out, Status::TimedOut, E::WorkflowExecutionTimedOut, 1),
+        (
+            retried(),
+            cancels,
+            Status::Canceled,
+            E::WorkflowExecutionCanceled,
+            0,
+        ),
+        (
+            cron(),
+            cancels,
+            Status::Canceled,
+            E::WorkflowExecutionCanceled,
+            0,
+        ),
+        (
+            Started::default(),
+            continues,
+            Status::ContinuedAsNew,
+            E::WorkflowExecutionContinuedAsNew,
+            1,
+        ),
+        (
+            cron(),
+            terminates,
+            Status::Terminated,
+            E::WorkflowExecutionTerminated,
+            0,
+        ),
+        (
+            timed(Started::default()),
+            times_out,
+            Status::TimedOut,
+            E::WorkflowExecutionTimedOut,
+            0,
+        ),
+        (
+            timed(retried()),
+            times_out,
+            Status::TimedOut,
+            E::WorkflowExecutionTimedOut,
+            1,
+        ),
     ];
     for (started, end, status, last, follow) in rows {
         // Of a run with a parent: that is told once the chain is over.
         let mut rig = Rig::with(Started {
             parent_workflow_namespace_id: "ns-id".into(),
-            parent_workflow_execution: Some(WorkflowExecution { workflow_id: "p".into(), run_id: "pr".into() }),
+            parent_workflow_execution: Some(WorkflowExecution {
+                workflow_id: "p".into(),
+                run_id: "pr".into(),
+            }),
             parent_initiated_event_id: 9,
             ..started
         });
         let shown = rig.shown;
         end(&mut rig);
         let name = format!("{status:?}, {follow}");
-        assert_eq!((rig.run.status(), rig.others.len(), rig.shown), (status, follow, shown + 1), "{name}");
+        assert_eq!(
+            (rig.run.status(), rig.others.len(), rig.shown),
+            (status, follow, shown + 1),
+            "{name}"
+        );
         assert_eq!(rig.events().next_back().unwrap().event_type(), last);
         let told: Vec<_> = rig.outbox.iter().filter_map(|e| e.item.clone()).collect();
         let parent = RunAddress {
@@ -77,9 +156,16 @@ fn ways_to_end() {
             run_id: "pr".into(),
             initiated_id: 9,
         };
-        let expected = if follow == 0 { vec![OutboxItem::ChildClosed(parent)] } else { vec![] };
+        let expected = if follow == 0 {
+            vec![OutboxItem::ChildClosed(parent)]
+        } else {
+            vec![]
+        };
         assert_eq!(told, expected, "{name}");
-        let next = rig.others.first().map_or(String::new(), |t| t.run.id.run_id.to_string());
+        let next = rig
+            .others
+            .first()
+            .map_or(String::new(), |t| t.run.id.run_id.to_string());
         assert_eq!(rig.run.core.new_run_id, next);
         let said = match rig.last(last).attributes {
             Some(A::WorkflowExecutionCompletedEventAttributes(a)) => a.new_execution_run_id,
@@ -95,11 +181,18 @@ fn ways_to_end() {
 #[test]
 fn a_reset_is_not_told_to_the_parent() {
     let mut rig = Rig::with(Started {
-        parent_workflow_execution: Some(WorkflowExecution { workflow_id: "p".into(), run_id: "pr".into() }),
+        parent_workflow_execution: Some(WorkflowExecution {
+            workflow_id: "p".into(),
+            run_id: "pr".into(),
+        }),
         ..Default::default()
     });
-    let termination = Termination { for_reset: true, ..Default::default() };
-    rig.op(|run, cx| terminate_run(run, termination, cx)).unwrap();
+    let termination = Termination {
+        for_reset: true,
+        ..Default::default()
+    };
+    rig.op(|run, cx| terminate_run(run, termination, cx))
+        .unwrap();
     assert!(rig.outbox.is_empty());
 }
 
@@ -108,15 +201,37 @@ fn children_of_a_run_that_ends() {
     use ParentClosePolicy as P;
     let mut rig = Rig::new();
     let policies = [P::Unspecified, P::Terminate, P::RequestCancel, P::Abandon];
-    let mut commands: Vec<_> = policies.iter().map(|p| child(&format!("{p:?}"), *p)).collect();
+    let mut commands: Vec<_> = policies
+        .iter()
+        .map(|p| child(&format!("{p:?}"), *p))
+        .collect();
     commands.push(child("not started", P::Terminate));
     rig.task(commands);
     for entry in rig.outbox.clone() {
-        let Some(OutboxItem::StartChild(initiated)) = entry.item else { panic!() };
-        let event = rig.events().nth(initiated.event_id as usize - 1).unwrap().clone();
-        let Some(A::StartChildWorkflowExecutionInitiatedEventAttributes(a)) = event.attributes else { panic!() };
+        let Some(OutboxItem::StartChild(initiated)) = entry.item else {
+            panic!()
+        };
+        let event = rig
+            .events()
+            .nth(initiated.event_id as usize - 1)
+            .unwrap()
+            .clone();
+        let Some(A::StartChildWorkflowExecutionInitiatedEventAttributes(a)) = event.attributes
+        else {
+            panic!()
+        };
         if a.workflow_id != "not started" {
-            rig.op(|run, cx| Ok(crate::child::started(run, event.event_id, &a, "run", entry.id, cx))).unwrap();
+            rig.op(|run, cx| {
+                Ok(crate::child::started(
+                    run,
+                    event.event_id,
+                    &a,
+                    "run",
+                    entry.id,
+                    cx,
+                ))
+            })
+            .unwrap();
         }
     }
     rig.outbox.clear();
@@ -129,8 +244,11 @@ fn children_of_a_run_that_ends() {
             other => panic!("{other:?}"),
         })
         .collect();
-    let expected =
-        [("Unspecified", P::Terminate), ("Terminate", P::Terminate), ("RequestCancel", P::RequestCancel)];
+    let expected = [
+        ("Unspecified", P::Terminate),
+        ("Terminate", P::Terminate),
+        ("RequestCancel", P::RequestCancel),
+    ];
     assert_eq!(told, expected.map(|(id, policy)| (id.to_owned(), policy)));
 }
 
@@ -142,7 +260,14 @@ fn a_run_that_grows_too_large_ends() {
     assert_eq!(rig.state(), "scheduled");
     rig.types();
     rig.poll();
-    assert_eq!(rig.types(), [E::WorkflowTaskStarted, E::WorkflowTaskFailed, E::WorkflowExecutionTerminated]);
+    assert_eq!(
+        rig.types(),
+        [
+            E::WorkflowTaskStarted,
+            E::WorkflowTaskFailed,
+            E::WorkflowExecutionTerminated
+        ]
+    );
 
     let mut rig = Rig::idle();
     rig.limits.history_size = rig.run.core.history_size;
@@ -165,9 +290,15 @@ fn a_task_that_keeps_too_much_waiting_fails() {
     expected.extend([E::WorkflowExecutionSignaled; 4]);
     expected.push(E::WorkflowTaskScheduled);
     assert_eq!((rig.types(), rig.state()), (expected, "scheduled".into()));
-    let Some(A::WorkflowTaskFailedEventAttributes(a)) = rig.last(E::WorkflowTaskFailed).attributes else { panic!() };
+    let Some(A::WorkflowTaskFailedEventAttributes(a)) = rig.last(E::WorkflowTaskFailed).attributes
+    else {
+        panic!()
+    };
     assert_eq!(a.cause(), Cause::ForceCloseCommand);
-    assert!(matches!(rig.commands(&task, vec![]), Err(Error::NotFound(_))));
+    assert!(matches!(
+        rig.commands(&task, vec![]),
+        Err(Error::NotFound(_))
+    ));
 }
 
 #[test]

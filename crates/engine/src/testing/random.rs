@@ -64,7 +64,9 @@ fn some_command(rig: &Rig, random: &mut Random) -> Command {
         10 => command(
             tidemill_proto::api::command::v1::StartChildWorkflowExecutionCommandAttributes {
                 workflow_id: "child".into(),
-                workflow_type: Some(WorkflowType { name: "Child".into() }),
+                workflow_type: Some(WorkflowType {
+                    name: "Child".into(),
+                }),
                 ..Default::default()
             }
             .into(),
@@ -96,9 +98,19 @@ fn completion(rig: &Rig, random: &mut Random) -> Completion {
         0..=3 => Vec::new(),
         n => (4..=n).map(|_| some_command(rig, random)).collect(),
     };
-    let queries: Vec<_> = rig.run.volatile.queries.iter().map(|q| q.id.as_str()).collect();
+    let queries: Vec<_> = rig
+        .run
+        .volatile
+        .queries
+        .iter()
+        .map(|q| q.id.as_str())
+        .collect();
     Completion {
-        query_results: if random.one_in(3) { Default::default() } else { answers(&queries).query_results },
+        query_results: if random.one_in(3) {
+            Default::default()
+        } else {
+            answers(&queries).query_results
+        },
         sticky: if random.one_in(3) { None } else { sticky() },
         return_new_task: random.one_in(2),
         force_new_task: random.one_in(6),
@@ -122,21 +134,28 @@ fn step(rig: &mut Rig, random: &mut Random) -> String {
         token.started_id += 1;
     }
     let done: Result<String, Error> = match random.below(30) {
-        0..=2 => rig.signal(&random.pick(&["", "r1", "r2", "r3"]).to_owned()).map(|()| "signal".into()),
+        0..=2 => rig
+            .signal(&random.pick(&["", "r1", "r2", "r3"]).to_owned())
+            .map(|()| "signal".into()),
         3 if random.one_in(4) => {
             rig.cancel();
             Ok("cancel".into())
         }
         4 if random.one_in(30) => rig.terminate().map(|()| "terminate".into()),
-        5..=6 => rig.update(random.pick(&UPDATES)).map(|s| format!("update {s:?}")),
+        5..=6 => rig
+            .update(random.pick(&UPDATES))
+            .map(|s| format!("update {s:?}")),
         7 => match query::route(&rig.run, Default::default()) {
             Ok(query::Route::Buffered) => rig.query("q").map(|()| "query".into()),
             other => Ok(format!("query {other:?}")),
         },
-        8 => rig.op(|run, cx| Ok(query::cancel(run, "q", cx))).map(|()| "query cancelled".into()),
+        8 => rig
+            .op(|run, cx| Ok(query::cancel(run, "q", cx)))
+            .map(|()| "query cancelled".into()),
         9..=14 => {
             let from_sticky = task.sticky && !random.one_in(5);
-            rig.poll_from(from_sticky).map(|s| format!("started with {} messages", s.messages.len()))
+            rig.poll_from(from_sticky)
+                .map(|s| format!("started with {} messages", s.messages.len()))
         }
         15..=21 => {
             let completion = completion(rig, random);
@@ -146,7 +165,11 @@ fn step(rig: &mut Rig, random: &mut Random) -> String {
         22 => rig.fail(&token).map(|()| "fail".into()),
         23 => {
             let id = random.pick(&ACTIVITIES);
-            let waits = rig.run.activity_ids.get(id).is_some_and(|id| rig.run.activities[id].started_time == 0);
+            let waits = rig
+                .run
+                .activity_ids
+                .get(id)
+                .is_some_and(|id| rig.run.activities[id].started_time == 0);
             if waits {
                 let a = rig.run.activities[&rig.run.activity_ids[id]].clone();
                 let start = StartActivity {
@@ -156,20 +179,29 @@ fn step(rig: &mut Rig, random: &mut Random) -> String {
                     request_id: "poll".into(),
                     worker_version: None,
                 };
-                rig.op(|run, cx| activity::start(run, &start, cx)).map(|_| format!("start {id}"))
+                rig.op(|run, cx| activity::start(run, &start, cx))
+                    .map(|_| format!("start {id}"))
             } else {
                 rig.complete_activity(id).map(|()| format!("complete {id}"))
             }
         }
-        24 => rig.fail_activity(random.pick(&ACTIVITIES), failure("F")).map(|()| "fail activity".into()),
+        24 => rig
+            .fail_activity(random.pick(&ACTIVITIES), failure("F"))
+            .map(|()| "fail activity".into()),
         25..=26 => {
             rig.after(random.pick(&["0.5", "1", "5", "10", "40"]).parse().unwrap());
             Ok("time".into())
         }
-        27 => rig.op(workflow_task::reset_sticky).map(|()| "reset sticky".into()),
+        27 => rig
+            .op(workflow_task::reset_sticky)
+            .map(|()| "reset sticky".into()),
         28 => {
-            let attachment = Attachment { request_id: random.pick(&["x", "y"]).into(), ..Default::default() };
-            rig.op(|run, cx| options::attach(run, attachment, cx)).map(|()| "attach".into())
+            let attachment = Attachment {
+                request_id: random.pick(&["x", "y"]).into(),
+                ..Default::default()
+            };
+            rig.op(|run, cx| options::attach(run, attachment, cx))
+                .map(|()| "attach".into())
         }
         _ if random.one_in(3) => {
             rig.reload();
@@ -201,7 +233,8 @@ fn run(seed: u64) -> (usize, String) {
     let mut left = 10;
     while steps < 300 && left > 0 {
         let before = rig.state();
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| step(&mut rig, &mut random)));
+        let done =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| step(&mut rig, &mut random)));
         if let Err(panic) = done {
             eprintln!("seed {seed}, step {steps}, from {before}");
             std::panic::resume_unwind(panic);
@@ -216,7 +249,8 @@ fn run(seed: u64) -> (usize, String) {
 fn random_operations_keep_the_invariants() {
     let (mut steps, mut ends) = (0, BTreeMap::<String, usize>::new());
     // A long search: TIDEMILL_SEEDS=100000 cargo test -p tidemill-engine random
-    let seeds = std::env::var("TIDEMILL_SEEDS").map_or(150, |n| n.parse().expect("a number of seeds"));
+    let seeds =
+        std::env::var("TIDEMILL_SEEDS").map_or(150, |n| n.parse().expect("a number of seeds"));
     for seed in 0..seeds {
         let (n, end) = run(seed);
         steps += n;
@@ -224,7 +258,13 @@ fn random_operations_keep_the_invariants() {
     }
     // The sequences go far enough, and end in many ways.
     assert!(steps > 15_000, "{steps}");
-    for end in ["completed", "failed", "terminated", "continuedasnew", "timedout"] {
+    for end in [
+        "completed",
+        "failed",
+        "terminated",
+        "continuedasnew",
+        "timedout",
+    ] {
         assert!(ends.contains_key(end), "{ends:?}");
     }
 }

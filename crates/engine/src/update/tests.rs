@@ -1,6 +1,6 @@
+use tidemill_proto::api::enums::v1::WorkflowExecutionStatus;
 use tidemill_proto::api::enums::v1::{EventType as E, ResourceExhaustedCause};
 use tidemill_proto::api::history::v1::history_event::Attributes as A;
-use tidemill_proto::api::enums::v1::WorkflowExecutionStatus;
 
 use super::*;
 use crate::testing::*;
@@ -27,7 +27,8 @@ fn at(stage: &str) -> (Rig, workflow_task::TaskRef) {
         other => panic!("{other}"),
     };
     if let Some(messages) = messages {
-        rig.complete(&started.task, with_messages(messages, vec![])).unwrap();
+        rig.complete(&started.task, with_messages(messages, vec![]))
+            .unwrap();
         rig.signal("").unwrap();
         started = rig.poll();
     }
@@ -39,13 +40,34 @@ fn at(stage: &str) -> (Rig, workflow_task::TaskRef) {
 fn told(rig: &mut Rig) -> String {
     let word = |event: UpdateEvent| match event {
         UpdateEvent::Completed(o) if o == update_result() => "result".to_owned(),
-        UpdateEvent::Completed(o) => format!("{:?}", o.value).split('"').nth(1).unwrap_or_default().chars().take(22).collect(),
-        UpdateEvent::Rejected(f) => format!("rejected: {}", f.message.split('.').next().unwrap_or_default()),
-        UpdateEvent::Aborted(e) => format!("{e:?}").split('(').next().unwrap_or_default().to_owned(),
+        UpdateEvent::Completed(o) => format!("{:?}", o.value)
+            .split('"')
+            .nth(1)
+            .unwrap_or_default()
+            .chars()
+            .take(22)
+            .collect(),
+        UpdateEvent::Rejected(f) => format!(
+            "rejected: {}",
+            f.message.split('.').next().unwrap_or_default()
+        ),
+        UpdateEvent::Aborted(e) => format!("{e:?}")
+            .split('(')
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
         other => format!("{other:?}"),
     };
-    let words: Vec<_> = rig.update_events().into_iter().map(|(_, event)| word(event)).collect();
-    if words.is_empty() { "-".into() } else { words.join(", ") }
+    let words: Vec<_> = rig
+        .update_events()
+        .into_iter()
+        .map(|(_, event)| word(event))
+        .collect();
+    if words.is_empty() {
+        "-".into()
+    } else {
+        words.join(", ")
+    }
 }
 
 /// Stage by message: what callers are told, what stands in history, what is known afterwards.
@@ -96,10 +118,21 @@ rejected
 
 #[test]
 fn stage_by_message() {
-    let stages = ["unknown", "admitted", "sent", "accepted", "completed", "rejected"];
+    let stages = [
+        "unknown",
+        "admitted",
+        "sent",
+        "accepted",
+        "completed",
+        "rejected",
+    ];
     let answers: [(&str, Vec<Message>, bool); 6] = [
         ("accept", vec![acceptance("u")], false),
-        ("accept + respond", vec![acceptance("u"), response("u")], false),
+        (
+            "accept + respond",
+            vec![acceptance("u"), response("u")],
+            false,
+        ),
         ("respond", vec![response("u")], false),
         ("reject", vec![rejection("u")], false),
         ("nothing", vec![], false),
@@ -110,16 +143,31 @@ fn stage_by_message() {
         table.push_str(&format!("{stage}\n"));
         for (name, messages, close) in &answers {
             let (mut rig, task) = at(stage);
-            let more = if *close { vec![complete_workflow()] } else { vec![] };
+            let more = if *close {
+                vec![complete_workflow()]
+            } else {
+                vec![]
+            };
             let reply = rig.complete(&task, with_messages(messages.clone(), more));
             let failed = if reply.is_err() { "refused, " } else { "" };
-            let events: Vec<_> = rig.types().iter().map(|k| format!("{k:?}").replace("WorkflowExecution", "")).collect();
+            let events: Vec<_> = rig
+                .types()
+                .iter()
+                .map(|k| format!("{k:?}").replace("WorkflowExecution", ""))
+                .collect();
             let known = status(&rig.run, "u").map_or("unknown".into(), |s| format!("{s:?}"));
             let known = known.split([' ', '(']).next().unwrap().to_owned();
-            table.push_str(&format!("  {name}: {failed}{} | {} | {known}\n", told(&mut rig), events.join(" ")));
+            table.push_str(&format!(
+                "  {name}: {failed}{} | {} | {known}\n",
+                told(&mut rig),
+                events.join(" ")
+            ));
         }
     }
-    assert!(table.trim() == MESSAGES.trim(), "the table is now:\n{table}");
+    assert!(
+        table.trim() == MESSAGES.trim(),
+        "the table is now:\n{table}"
+    );
 }
 
 /// How the run, the task or the process of an update ends: what callers are told, and what a later
@@ -168,11 +216,17 @@ fn stage_by_ending() {
     let stages = ["admitted", "sent", "accepted", "completed"];
     type Ending = fn(&mut Rig, &workflow_task::TaskRef);
     let endings: [(&str, Ending); 8] = [
-        ("completes", |rig, task| drop(rig.commands(task, vec![complete_workflow()]).unwrap())),
-        ("continues as new", |rig, task| drop(rig.commands(task, vec![continue_again()]).unwrap())),
+        ("completes", |rig, task| {
+            drop(rig.commands(task, vec![complete_workflow()]).unwrap())
+        }),
+        ("continues as new", |rig, task| {
+            drop(rig.commands(task, vec![continue_again()]).unwrap())
+        }),
         ("is terminated", |rig, _| rig.terminate().unwrap()),
         ("worker fails the task", |rig, task| rig.fail(task).unwrap()),
-        ("engine fails the task", |rig, task| drop(rig.commands(task, vec![start_timer("", 1)]).unwrap_err())),
+        ("engine fails the task", |rig, task| {
+            drop(rig.commands(task, vec![start_timer("", 1)]).unwrap_err())
+        }),
         ("task times out", |rig, _| rig.after(10.0)),
         ("task is sent again", |rig, task| {
             rig.fail(task).unwrap();
@@ -207,22 +261,55 @@ fn a_request_goes_out_once_and_in_order() {
     for message in &started.messages {
         assert_eq!(message.sequencing_id, Some(SequencingId::EventId(5)));
         let body = message.body.as_ref().unwrap();
-        assert_eq!(body.type_url, "type.googleapis.com/temporal.api.update.v1.Request");
-        assert_eq!(Request::decode(&*body.value).unwrap(), request(&message.protocol_instance_id));
+        assert_eq!(
+            body.type_url,
+            "type.googleapis.com/temporal.api.update.v1.Request"
+        );
+        assert_eq!(
+            Request::decode(&*body.value).unwrap(),
+            request(&message.protocol_instance_id)
+        );
     }
     assert_eq!(rig.update("a"), Ok(Status::Admitted));
-    rig.complete(&started.task, with_messages(vec![acceptance("a"), acceptance("b"), response("b")], vec![])).unwrap();
+    rig.complete(
+        &started.task,
+        with_messages(
+            vec![acceptance("a"), acceptance("b"), response("b")],
+            vec![],
+        ),
+    )
+    .unwrap();
     assert_eq!(rig.update("a"), Ok(Status::Accepted));
-    let Ok(Status::Completed { event_id, batch_id }) = rig.update("b") else { panic!() };
+    let Ok(Status::Completed { event_id, batch_id }) = rig.update("b") else {
+        panic!()
+    };
     assert_eq!(rig.state(), "none");
     // The outcome is where it is said to be.
-    let batch = rig.history.iter().find(|b| b.first_event_id == batch_id).unwrap();
-    let event = batch.events.iter().find(|e| e.event_id == event_id).unwrap();
-    let Some(A::WorkflowExecutionUpdateCompletedEventAttributes(done)) = &event.attributes else { panic!() };
+    let batch = rig
+        .history
+        .iter()
+        .find(|b| b.first_event_id == batch_id)
+        .unwrap();
+    let event = batch
+        .events
+        .iter()
+        .find(|e| e.event_id == event_id)
+        .unwrap();
+    let Some(A::WorkflowExecutionUpdateCompletedEventAttributes(done)) = &event.attributes else {
+        panic!()
+    };
     assert_eq!(done.outcome, Some(update_result()));
-    let accepted = rig.events().nth(done.accepted_event_id as usize - 1).unwrap();
-    let Some(A::WorkflowExecutionUpdateAcceptedEventAttributes(a)) = &accepted.attributes else { panic!() };
-    assert_eq!((a.protocol_instance_id.as_str(), a.accepted_request.clone()), ("b", Some(request("b"))));
+    let accepted = rig
+        .events()
+        .nth(done.accepted_event_id as usize - 1)
+        .unwrap();
+    let Some(A::WorkflowExecutionUpdateAcceptedEventAttributes(a)) = &accepted.attributes else {
+        panic!()
+    };
+    assert_eq!(
+        (a.protocol_instance_id.as_str(), a.accepted_request.clone()),
+        ("b", Some(request("b")))
+    );
     assert_eq!(a.accepted_request_message_id, "b/request");
 }
 
@@ -240,12 +327,17 @@ fn where_a_request_waits() {
     rig.complete(&started.task, completion).unwrap();
     assert_eq!(rig.state(), "scheduled speculative");
     let started = rig.poll();
-    let sent: Vec<_> = started.messages.iter().map(|m| m.protocol_instance_id.as_str()).collect();
+    let sent: Vec<_> = started
+        .messages
+        .iter()
+        .map(|m| m.protocol_instance_id.as_str())
+        .collect();
     assert_eq!(sent, ["v"]);
     // Buffered events make the next task a normal one, which takes it along as well.
     rig.signal("").unwrap();
     rig.update("w").unwrap();
-    rig.complete(&started.task, with_messages(vec![acceptance("v")], vec![])).unwrap();
+    rig.complete(&started.task, with_messages(vec![acceptance("v")], vec![]))
+        .unwrap();
     assert_eq!(rig.state(), "scheduled");
     assert_eq!(rig.poll().messages.len(), 1);
 }
@@ -265,24 +357,34 @@ fn what_is_refused() {
     };
     for what in ["in flight", "bytes"] {
         let error = limited(what).update("v").unwrap_err();
-        let Error::ResourceExhausted { cause, .. } = error else { panic!("{what}: {error:?}") };
+        let Error::ResourceExhausted { cause, .. } = error else {
+            panic!("{what}: {error:?}")
+        };
         assert_eq!(cause, ResourceExhaustedCause::ConcurrentLimit);
     }
     let mut rig = limited("total");
     assert!(matches!(rig.update("v"), Err(Error::FailedPrecondition(_))));
     // A rejected one does not count; one that is done does.
     let started = rig.poll();
-    rig.complete(&started.task, with_messages(vec![rejection("u")], vec![])).unwrap();
+    rig.complete(&started.task, with_messages(vec![rejection("u")], vec![]))
+        .unwrap();
     rig.update("v").unwrap();
     let started = rig.poll();
-    rig.complete(&started.task, with_messages(vec![acceptance("v"), response("v")], vec![])).unwrap();
+    rig.complete(
+        &started.task,
+        with_messages(vec![acceptance("v"), response("v")], vec![]),
+    )
+    .unwrap();
     assert!(matches!(rig.update("w"), Err(Error::FailedPrecondition(_))));
     assert!(matches!(rig.update("v"), Ok(Status::Completed { .. })));
 
     let mut rig = Rig::idle();
     rig.run.core.status = WorkflowExecutionStatus::Paused as i32;
     let cx = rig.cx();
-    assert!(matches!(admit(&rig.run, request("u"), &cx), Err(Error::FailedPrecondition(_))));
+    assert!(matches!(
+        admit(&rig.run, request("u"), &cx),
+        Err(Error::FailedPrecondition(_))
+    ));
 
     // A workflow whose task keeps failing takes none.
     let mut rig = Rig::new();
@@ -305,16 +407,33 @@ fn a_killed_process_keeps_what_was_accepted() {
     let mut rig = Rig::idle();
     rig.update("u").unwrap();
     let started = rig.poll();
-    rig.complete(&started.task, with_messages(vec![acceptance("u")], vec![start_timer("t", 1)])).unwrap();
+    rig.complete(
+        &started.task,
+        with_messages(vec![acceptance("u")], vec![start_timer("t", 1)]),
+    )
+    .unwrap();
     rig.update("lost").unwrap();
     let lost = rig.poll();
     rig.reload();
-    assert_eq!((status(&rig.run, "u"), status(&rig.run, "lost")), (Some(Status::Accepted), None));
-    assert!(matches!(rig.commands(&lost.task, vec![]), Err(Error::NotFound(_))));
+    assert_eq!(
+        (status(&rig.run, "u"), status(&rig.run, "lost")),
+        (Some(Status::Accepted), None)
+    );
+    assert!(matches!(
+        rig.commands(&lost.task, vec![]),
+        Err(Error::NotFound(_))
+    ));
     rig.after(1.0);
     let started = rig.poll();
-    rig.complete(&started.task, with_messages(vec![response("u")], vec![])).unwrap();
+    rig.complete(&started.task, with_messages(vec![response("u")], vec![]))
+        .unwrap();
     rig.reload();
     assert!(matches!(rig.update("u"), Ok(Status::Completed { .. })));
-    assert_eq!(rig.types().iter().filter(|k| **k == E::WorkflowExecutionUpdateCompleted).count(), 1);
+    assert_eq!(
+        rig.types()
+            .iter()
+            .filter(|k| **k == E::WorkflowExecutionUpdateCompleted)
+            .count(),
+        1
+    );
 }

@@ -10,10 +10,11 @@ use tidemill_proto::api::common::v1::{ActivityType, WorkerVersionStamp};
 use tidemill_proto::api::history::v1::ActivityTaskScheduledEventAttributes;
 use tidemill_proto::api::history::v1::history_event::Attributes;
 use tidemill_proto::api::workflowservice::v1::{
-    PauseActivityRequest, PauseActivityResponse, PollActivityTaskQueueRequest, PollActivityTaskQueueResponse,
-    RecordActivityTaskHeartbeatByIdRequest, RecordActivityTaskHeartbeatByIdResponse,
-    RecordActivityTaskHeartbeatRequest, RecordActivityTaskHeartbeatResponse, ResetActivityRequest,
-    ResetActivityResponse, RespondActivityTaskCanceledByIdRequest, RespondActivityTaskCanceledByIdResponse,
+    PauseActivityRequest, PauseActivityResponse, PollActivityTaskQueueRequest,
+    PollActivityTaskQueueResponse, RecordActivityTaskHeartbeatByIdRequest,
+    RecordActivityTaskHeartbeatByIdResponse, RecordActivityTaskHeartbeatRequest,
+    RecordActivityTaskHeartbeatResponse, ResetActivityRequest, ResetActivityResponse,
+    RespondActivityTaskCanceledByIdRequest, RespondActivityTaskCanceledByIdResponse,
     RespondActivityTaskCanceledRequest, RespondActivityTaskCanceledResponse,
     RespondActivityTaskCompletedByIdRequest, RespondActivityTaskCompletedByIdResponse,
     RespondActivityTaskCompletedRequest, RespondActivityTaskCompletedResponse,
@@ -42,18 +43,27 @@ impl Server {
         call: Call,
     ) -> Result<PollActivityTaskQueueResponse, Error> {
         let queue = request.task_queue.unwrap_or_default();
-        let name = QueueName { namespace: namespace.id, name: queue.name.as_str().into(), kind: ACTIVITY_QUEUE };
+        let name = QueueName {
+            namespace: namespace.id,
+            name: queue.name.as_str().into(),
+            kind: ACTIVITY_QUEUE,
+        };
         let deadline = self.wait_until(&call, self.core.config.task_poll);
-        let version = request.worker_version_capabilities.as_ref().map(|v| WorkerVersionStamp {
-            build_id: v.build_id.clone(),
-            use_versioning: v.use_versioning,
-        });
+        let version = request
+            .worker_version_capabilities
+            .as_ref()
+            .map(|v| WorkerVersionStamp {
+                build_id: v.build_id.clone(),
+                use_versioning: v.use_versioning,
+            });
         let worker = Arc::new(WorkerInfo {
             worker_instance_key: request.worker_instance_key,
             version_capabilities: request.worker_version_capabilities,
             deployment_options: request.deployment_options,
         });
-        let max_tasks_per_second = request.task_queue_metadata.and_then(|m| m.max_tasks_per_second);
+        let max_tasks_per_second = request
+            .task_queue_metadata
+            .and_then(|m| m.max_tasks_per_second);
         loop {
             let options = PollOptions {
                 identity: request.identity.as_str().into(),
@@ -66,10 +76,18 @@ impl Server {
                 return Ok(PollActivityTaskQueueResponse::default());
             };
             let scaling = scaling(&handout);
-            match self.start_offered_activity(namespace, handout, &request.identity, version.clone()).await {
+            match self
+                .start_offered_activity(namespace, handout, &request.identity, version.clone())
+                .await
+            {
                 Ok(Done { value, view }) => {
-                    let metric = self.core.metrics.queue(&namespace.name, &name.name, TaskType::Activity);
-                    metric.schedule_to_start.observe(value.started_time.since(value.attempt_scheduled_time));
+                    let metric =
+                        self.core
+                            .metrics
+                            .queue(&namespace.name, &name.name, TaskType::Activity);
+                    metric
+                        .schedule_to_start
+                        .observe(value.started_time.since(value.attempt_scheduled_time));
                     let mut response = self.activity_task_response(namespace, &view, value).await?;
                     response.poller_scaling_decision = scaling;
                     return Ok(response);
@@ -91,7 +109,9 @@ impl Server {
         worker_version: Option<WorkerVersionStamp>,
     ) -> Result<Done<StartedActivity>, Error> {
         let Offer::Task(task) = handout.offer() else {
-            return Err(Error::Internal("only activities are offered on an activity queue".into()));
+            return Err(Error::Internal(
+                "only activities are offered on an activity queue".into(),
+            ));
         };
         let request = StartActivity {
             scheduled_id: task.task.scheduled_event_id,
@@ -101,7 +121,11 @@ impl Server {
             worker_version,
         };
         let target = Target::of(namespace, &task.owner);
-        let result = self.core.shards.on_run(target, move |run, cx| activity::start(run, &request, cx)).await;
+        let result = self
+            .core
+            .shards
+            .on_run(target, move |run, cx| activity::start(run, &request, cx))
+            .await;
         match &result {
             Err(Error::Unavailable(_)) => handout.requeue(),
             // Started or refused; a broken run must not come back to the head of its queue.
@@ -117,8 +141,15 @@ impl Server {
         view: &View,
         started: StartedActivity,
     ) -> Result<PollActivityTaskQueueResponse, Error> {
-        let scheduled = self.scheduled_event(view, started.scheduled_batch_id, started.scheduled_id).await?;
-        let ActivityRef::ByToken { scheduled_id, attempt, started_time } = started.task else {
+        let scheduled = self
+            .scheduled_event(view, started.scheduled_batch_id, started.scheduled_id)
+            .await?;
+        let ActivityRef::ByToken {
+            scheduled_id,
+            attempt,
+            started_time,
+        } = started.task
+        else {
             return Err(Error::Internal("a started activity has a token".into()));
         };
         let token = TaskToken {
@@ -133,7 +164,9 @@ impl Server {
             workflow_namespace: namespace.name.clone(),
             workflow_type: view.run.start().workflow_type.clone(),
             workflow_execution: Some(view.run.id.execution()),
-            activity_type: Some(ActivityType { name: started.activity_type }),
+            activity_type: Some(ActivityType {
+                name: started.activity_type,
+            }),
             activity_id: started.activity_id,
             header: scheduled.header,
             input: scheduled.input,
@@ -151,11 +184,19 @@ impl Server {
         })
     }
 
-    async fn scheduled_event(&self, view: &View, batch_id: i64, event_id: i64) -> Result<ActivityTaskScheduledEventAttributes, Error> {
+    async fn scheduled_event(
+        &self,
+        view: &View,
+        batch_id: i64,
+        event_id: i64,
+    ) -> Result<ActivityTaskScheduledEventAttributes, Error> {
         let event = self.core.read_event(view, batch_id, event_id).await?;
         match event.attributes {
             Some(Attributes::ActivityTaskScheduledEventAttributes(a)) => Ok(a),
-            _ => Err(Error::DataLoss(format!("event {event_id} of run {} is not the scheduling of an activity", view.run.id.run_id))),
+            _ => Err(Error::DataLoss(format!(
+                "event {event_id} of run {} is not the scheduling of an activity",
+                view.run.id.run_id
+            ))),
         }
     }
 
@@ -172,7 +213,10 @@ impl Server {
             identity: request.identity,
             worker_version: request.worker_version,
         };
-        self.core.shards.on_run(target, move |run, cx| activity::complete(run, complete, cx)).await?;
+        self.core
+            .shards
+            .on_run(target, move |run, cx| activity::complete(run, complete, cx))
+            .await?;
         Ok(RespondActivityTaskCompletedResponse {})
     }
 
@@ -184,12 +228,17 @@ impl Server {
     ) -> Result<RespondActivityTaskCompletedByIdResponse, Error> {
         let target = Target::new(namespace, &request.workflow_id, &request.run_id)?;
         let complete = activity::Complete {
-            activity: ActivityRef::ById { activity_id: request.activity_id },
+            activity: ActivityRef::ById {
+                activity_id: request.activity_id,
+            },
             result: request.result,
             identity: request.identity,
             worker_version: None,
         };
-        self.core.shards.on_run(target, move |run, cx| activity::complete(run, complete, cx)).await?;
+        self.core
+            .shards
+            .on_run(target, move |run, cx| activity::complete(run, complete, cx))
+            .await?;
         Ok(RespondActivityTaskCompletedByIdResponse {})
     }
 
@@ -208,8 +257,14 @@ impl Server {
             identity: request.identity,
             worker_version: request.worker_version,
         };
-        let done = self.core.shards.on_run(target, move |run, cx| activity::fail(run, fail, cx)).await?;
-        Ok(RespondActivityTaskFailedResponse { failures: done.value })
+        let done = self
+            .core
+            .shards
+            .on_run(target, move |run, cx| activity::fail(run, fail, cx))
+            .await?;
+        Ok(RespondActivityTaskFailedResponse {
+            failures: done.value,
+        })
     }
 
     pub async fn respond_activity_task_failed_by_id(
@@ -220,15 +275,23 @@ impl Server {
     ) -> Result<RespondActivityTaskFailedByIdResponse, Error> {
         let target = Target::new(namespace, &request.workflow_id, &request.run_id)?;
         let fail = activity::Fail {
-            activity: ActivityRef::ById { activity_id: request.activity_id },
+            activity: ActivityRef::ById {
+                activity_id: request.activity_id,
+            },
             cause: request.cause,
             failure: request.failure,
             last_heartbeat_details: request.last_heartbeat_details,
             identity: request.identity,
             worker_version: None,
         };
-        let done = self.core.shards.on_run(target, move |run, cx| activity::fail(run, fail, cx)).await?;
-        Ok(RespondActivityTaskFailedByIdResponse { failures: done.value })
+        let done = self
+            .core
+            .shards
+            .on_run(target, move |run, cx| activity::fail(run, fail, cx))
+            .await?;
+        Ok(RespondActivityTaskFailedByIdResponse {
+            failures: done.value,
+        })
     }
 
     pub async fn respond_activity_task_canceled(
@@ -244,7 +307,10 @@ impl Server {
             identity: request.identity,
             worker_version: request.worker_version,
         };
-        self.core.shards.on_run(target, move |run, cx| activity::cancel(run, cancel, cx)).await?;
+        self.core
+            .shards
+            .on_run(target, move |run, cx| activity::cancel(run, cancel, cx))
+            .await?;
         Ok(RespondActivityTaskCanceledResponse {})
     }
 
@@ -256,12 +322,17 @@ impl Server {
     ) -> Result<RespondActivityTaskCanceledByIdResponse, Error> {
         let target = Target::new(namespace, &request.workflow_id, &request.run_id)?;
         let cancel = activity::Cancel {
-            activity: ActivityRef::ById { activity_id: request.activity_id },
+            activity: ActivityRef::ById {
+                activity_id: request.activity_id,
+            },
             details: request.details,
             identity: request.identity,
             worker_version: None,
         };
-        self.core.shards.on_run(target, move |run, cx| activity::cancel(run, cancel, cx)).await?;
+        self.core
+            .shards
+            .on_run(target, move |run, cx| activity::cancel(run, cancel, cx))
+            .await?;
         Ok(RespondActivityTaskCanceledByIdResponse {})
     }
 
@@ -272,8 +343,16 @@ impl Server {
         _call: Call,
     ) -> Result<RecordActivityTaskHeartbeatResponse, Error> {
         let (target, activity) = by_token(namespace, &request.task_token)?;
-        let beat = activity::Heartbeat { activity, details: request.details, identity: request.identity };
-        let done = self.core.shards.on_run(target, move |run, cx| activity::heartbeat(run, beat, cx)).await?;
+        let beat = activity::Heartbeat {
+            activity,
+            details: request.details,
+            identity: request.identity,
+        };
+        let done = self
+            .core
+            .shards
+            .on_run(target, move |run, cx| activity::heartbeat(run, beat, cx))
+            .await?;
         Ok(RecordActivityTaskHeartbeatResponse {
             cancel_requested: done.value.cancel_requested,
             activity_paused: done.value.paused,
@@ -289,11 +368,17 @@ impl Server {
     ) -> Result<RecordActivityTaskHeartbeatByIdResponse, Error> {
         let target = Target::new(namespace, &request.workflow_id, &request.run_id)?;
         let beat = activity::Heartbeat {
-            activity: ActivityRef::ById { activity_id: request.activity_id },
+            activity: ActivityRef::ById {
+                activity_id: request.activity_id,
+            },
             details: request.details,
             identity: request.identity,
         };
-        let done = self.core.shards.on_run(target, move |run, cx| activity::heartbeat(run, beat, cx)).await?;
+        let done = self
+            .core
+            .shards
+            .on_run(target, move |run, cx| activity::heartbeat(run, beat, cx))
+            .await?;
         Ok(RecordActivityTaskHeartbeatByIdResponse {
             cancel_requested: done.value.cancel_requested,
             activity_paused: done.value.paused,
@@ -308,7 +393,12 @@ impl Server {
         _call: Call,
     ) -> Result<PauseActivityResponse, Error> {
         let target = target(namespace, &request.execution)?;
-        self.core.shards.on_run(target, move |run, cx| activity::operate::pause(run, &request, cx)).await?;
+        self.core
+            .shards
+            .on_run(target, move |run, cx| {
+                activity::operate::pause(run, &request, cx)
+            })
+            .await?;
         Ok(PauseActivityResponse {})
     }
 
@@ -319,7 +409,12 @@ impl Server {
         _call: Call,
     ) -> Result<UnpauseActivityResponse, Error> {
         let target = target(namespace, &request.execution)?;
-        self.core.shards.on_run(target, move |run, cx| activity::operate::unpause(run, &request, cx)).await?;
+        self.core
+            .shards
+            .on_run(target, move |run, cx| {
+                activity::operate::unpause(run, &request, cx)
+            })
+            .await?;
         Ok(UnpauseActivityResponse {})
     }
 
@@ -331,12 +426,17 @@ impl Server {
     ) -> Result<ResetActivityResponse, Error> {
         let target = target(namespace, &request.execution)?;
         let originals = match request.restore_original_options {
-            true => self.originals(&target, activity::operate::Selector::try_from(&request)?).await?,
+            true => {
+                self.originals(&target, activity::operate::Selector::try_from(&request)?)
+                    .await?
+            }
             false => Default::default(),
         };
         self.core
             .shards
-            .on_run(target, move |run, cx| activity::operate::reset(run, &request, &originals, cx))
+            .on_run(target, move |run, cx| {
+                activity::operate::reset(run, &request, &originals, cx)
+            })
             .await?;
         Ok(ResetActivityResponse {})
     }
@@ -349,15 +449,22 @@ impl Server {
     ) -> Result<UpdateActivityOptionsResponse, Error> {
         let target = target(namespace, &request.execution)?;
         let originals = match request.restore_original {
-            true => self.originals(&target, activity::operate::Selector::try_from(&request)?).await?,
+            true => {
+                self.originals(&target, activity::operate::Selector::try_from(&request)?)
+                    .await?
+            }
             false => Default::default(),
         };
         let done = self
             .core
             .shards
-            .on_run(target, move |run, cx| activity::operate::update_options(run, &request, &originals, cx))
+            .on_run(target, move |run, cx| {
+                activity::operate::update_options(run, &request, &originals, cx)
+            })
             .await?;
-        Ok(UpdateActivityOptionsResponse { activity_options: Some(done.value) })
+        Ok(UpdateActivityOptionsResponse {
+            activity_options: Some(done.value),
+        })
     }
 
     /// What the scheduled events of the selected activities say.
@@ -369,7 +476,10 @@ impl Server {
         let view = self.core.shards.read(target.clone()).await?;
         let mut originals = activity::operate::Originals::new();
         for (event_id, batch_id) in activity::operate::select(&view.run, selector)? {
-            originals.insert(event_id, self.scheduled_event(&view, batch_id, event_id).await?);
+            originals.insert(
+                event_id,
+                self.scheduled_event(&view, batch_id, event_id).await?,
+            );
         }
         Ok(originals)
     }

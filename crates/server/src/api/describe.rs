@@ -1,7 +1,9 @@
 //! DescribeWorkflowExecution (contract 7.3).
 
 use tidemill_engine::Error;
-use tidemill_proto::api::workflowservice::v1::{DescribeWorkflowExecutionRequest, DescribeWorkflowExecutionResponse};
+use tidemill_proto::api::workflowservice::v1::{
+    DescribeWorkflowExecutionRequest, DescribeWorkflowExecutionResponse,
+};
 
 use super::{Call, target};
 use crate::Server;
@@ -15,7 +17,15 @@ impl Server {
         request: DescribeWorkflowExecutionRequest,
         _call: Call,
     ) -> Result<DescribeWorkflowExecutionResponse, Error> {
-        let view = self.core.shards.read(target(namespace, &request.execution)?).await?;
-        Ok(tidemill_engine::describe::describe(&view.run, namespace, now()))
+        let view = self
+            .core
+            .shards
+            .read(target(namespace, &request.execution)?)
+            .await?;
+        Ok(tidemill_engine::describe::describe(
+            &view.run,
+            namespace,
+            now(),
+        ))
     }
 }

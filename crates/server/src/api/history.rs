@@ -37,13 +37,18 @@ impl Server {
         }
         let mut view = self.core.shards.read(target.clone()).await?;
         if wait && token.next_event_id > 1 && token.last_event_id == 0 {
-            view = self.wait_for(target, view, token.next_event_id, false, &call).await?;
+            view = self
+                .wait_for(target, view, token.next_event_id, false, &call)
+                .await?;
         }
         let last = match token.last_event_id {
             0 => view.run.last_event_id(),
             bound => bound.min(view.run.last_event_id()),
         };
-        let page = self.core.read_history(&view, token.next_event_id, last, batches).await?;
+        let page = self
+            .core
+            .read_history(&view, token.next_event_id, last, batches)
+            .await?;
         let mut events = page.events;
         let next = match page.next_event_id {
             Some(next) => Some(next),
@@ -52,13 +57,28 @@ impl Server {
             None => None,
         };
         let at_end = page.next_event_id.is_none();
-        if at_end && (token.with_tail || token.last_event_id == 0) && !shows_history_only(&call) && !wait {
-            events.extend(workflow_task::unwritten(&view.run).into_iter().filter(|e| e.event_id > last));
+        if at_end
+            && (token.with_tail || token.last_event_id == 0)
+            && !shows_history_only(&call)
+            && !wait
+        {
+            events.extend(
+                workflow_task::unwritten(&view.run)
+                    .into_iter()
+                    .filter(|e| e.event_id > last),
+            );
         }
         Ok(GetWorkflowExecutionHistoryResponse {
             history: Some(History { events }),
             next_page_token: next
-                .map(|next_event_id| HistoryToken { run: run_bytes(&view), next_event_id, ..token }.encode_to_vec())
+                .map(|next_event_id| {
+                    HistoryToken {
+                        run: run_bytes(&view),
+                        next_event_id,
+                        ..token
+                    }
+                    .encode_to_vec()
+                })
                 .unwrap_or_default(),
             ..Default::default()
         })
@@ -79,7 +99,12 @@ impl Server {
         }
         if view.run.is_open() {
             let next_page_token = match wait {
-                true => HistoryToken { run: run_bytes(&view), next_event_id: view.run.core.next_event_id, ..token }.encode_to_vec(),
+                true => HistoryToken {
+                    run: run_bytes(&view),
+                    next_event_id: view.run.core.next_event_id,
+                    ..token
+                }
+                .encode_to_vec(),
                 false => Vec::new(),
             };
             return Ok(GetWorkflowExecutionHistoryResponse {
@@ -90,18 +115,37 @@ impl Server {
         }
         let last = view.run.last_event_id();
         let page = self.core.read_history(&view, last, last, 1).await?;
-        Ok(GetWorkflowExecutionHistoryResponse { history: Some(History { events: page.events }), ..Default::default() })
+        Ok(GetWorkflowExecutionHistoryResponse {
+            history: Some(History {
+                events: page.events,
+            }),
+            ..Default::default()
+        })
     }
 
     /// Waits until the run has the event (or is closed), at most for the long-poll bound.
-    async fn wait_for(&self, target: Target, view: View, event_id: i64, until_closed: bool, call: &Call) -> Result<View, Error> {
+    async fn wait_for(
+        &self,
+        target: Target,
+        view: View,
+        event_id: i64,
+        until_closed: bool,
+        call: &Call,
+    ) -> Result<View, Error> {
         let deadline = self.wait_until(call, self.core.config.long_poll);
         // The run is pinned: a continued run's history ends where the next one begins.
-        let target = Target { run_id: Some(tidemill_engine::ids::parse_uuid(&view.run.id.run_id).unwrap_or_default()), ..target };
+        let target = Target {
+            run_id: Some(tidemill_engine::ids::parse_uuid(&view.run.id.run_id).unwrap_or_default()),
+            ..target
+        };
         let mut watch = self.core.waiters.watch_history(RunNo(view.run.id.no));
         loop {
             let view = self.core.shards.read(target.clone()).await?;
-            let has_come = if until_closed { false } else { view.run.core.next_event_id > event_id };
+            let has_come = if until_closed {
+                false
+            } else {
+                view.run.core.next_event_id > event_id
+            };
             if has_come || !view.run.is_open() {
                 return Ok(view);
             }
@@ -126,14 +170,29 @@ impl Server {
             return Err(Error::invalid("Invalid NextPageToken."));
         }
         let view = self.core.shards.read(target).await?;
-        let from = if given { token.next_event_id } else { view.run.last_event_id() };
-        let page = self.core.read_history_reverse(&view, from, page_batches(request.maximum_page_size)).await?;
+        let from = if given {
+            token.next_event_id
+        } else {
+            view.run.last_event_id()
+        };
+        let page = self
+            .core
+            .read_history_reverse(&view, from, page_batches(request.maximum_page_size))
+            .await?;
         Ok(GetWorkflowExecutionHistoryReverseResponse {
-            history: Some(History { events: page.events }),
+            history: Some(History {
+                events: page.events,
+            }),
             next_page_token: page
                 .next_event_id
                 .map(|next_event_id| {
-                    HistoryToken { run: run_bytes(&view), next_event_id, reverse: true, ..Default::default() }.encode_to_vec()
+                    HistoryToken {
+                        run: run_bytes(&view),
+                        next_event_id,
+                        reverse: true,
+                        ..Default::default()
+                    }
+                    .encode_to_vec()
                 })
                 .unwrap_or_default(),
         })
@@ -144,18 +203,25 @@ impl Server {
 /// request's, if that names one.
 fn continued(token: &[u8], target: &mut Target) -> Result<HistoryToken, Error> {
     if token.is_empty() {
-        return Ok(HistoryToken { next_event_id: 1, ..Default::default() });
+        return Ok(HistoryToken {
+            next_event_id: 1,
+            ..Default::default()
+        });
     }
     let token = HistoryToken::read(token)?;
     if target.run_id.is_some_and(|run_id| run_id != token.run_id()) {
-        return Err(Error::invalid("RunId in the request does not match the next page token."));
+        return Err(Error::invalid(
+            "RunId in the request does not match the next page token.",
+        ));
     }
     target.run_id = Some(token.run_id());
     Ok(token)
 }
 
 fn run_bytes(view: &View) -> Vec<u8> {
-    tidemill_engine::ids::parse_uuid(&view.run.id.run_id).unwrap_or_default().to_vec()
+    tidemill_engine::ids::parse_uuid(&view.run.id.run_id)
+        .unwrap_or_default()
+        .to_vec()
 }
 
 fn page_batches(requested: i32) -> usize {
@@ -168,5 +234,8 @@ fn page_batches(requested: i32) -> usize {
 /// Tools that show histories to people get what is written; SDKs also the pending task's events
 /// that are not.
 fn shows_history_only(call: &Call) -> bool {
-    matches!(call.client_name.as_str(), "temporal-cli" | "temporal-ui" | "tidemill-cli")
+    matches!(
+        call.client_name.as_str(),
+        "temporal-cli" | "temporal-ui" | "tidemill-cli"
+    )
 }

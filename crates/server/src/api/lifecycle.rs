@@ -3,9 +3,9 @@
 use tidemill_engine::close::{self, Termination};
 use tidemill_engine::{Error, Outcome, Run, options};
 use tidemill_proto::api::workflowservice::v1::{
-    DeleteWorkflowExecutionRequest, DeleteWorkflowExecutionResponse, TerminateWorkflowExecutionRequest,
-    TerminateWorkflowExecutionResponse, UpdateWorkflowExecutionOptionsRequest,
-    UpdateWorkflowExecutionOptionsResponse,
+    DeleteWorkflowExecutionRequest, DeleteWorkflowExecutionResponse,
+    TerminateWorkflowExecutionRequest, TerminateWorkflowExecutionResponse,
+    UpdateWorkflowExecutionOptionsRequest, UpdateWorkflowExecutionOptionsResponse,
 };
 
 use super::{Call, target};
@@ -69,7 +69,11 @@ impl Server {
             .shards
             .on_run(target, |run, cx| {
                 if run.is_open() {
-                    close::terminate_run(run, Termination::by_engine("Delete workflow execution"), cx)
+                    close::terminate_run(
+                        run,
+                        Termination::by_engine("Delete workflow execution"),
+                        cx,
+                    )
                 } else {
                     Ok(Outcome::unchanged(()))
                 }
@@ -84,7 +88,8 @@ impl Server {
             let core = self.core.clone();
             let id = namespace.id;
             let page = tokio::task::spawn_blocking(move || {
-                core.store.runs_of_namespace(&id, tidemill_store::RunNo(0), 1000)
+                core.store
+                    .runs_of_namespace(&id, tidemill_store::RunNo(0), 1000)
             })
             .await
             .map_err(|e| Error::Internal(e.to_string()))?
@@ -116,7 +121,9 @@ impl Server {
         let done = self
             .core
             .shards
-            .on_run(target, move |run, cx| options::update(run, &paths, &wanted, &request.identity, cx))
+            .on_run(target, move |run, cx| {
+                options::update(run, &paths, &wanted, &request.identity, cx)
+            })
             .await?;
         Ok(UpdateWorkflowExecutionOptionsResponse {
             workflow_execution_options: Some(done.value),

@@ -41,18 +41,31 @@ impl Schema for Namespace {
     fn attribute(&self, name: &str) -> Option<Attribute> {
         let schema = self.search_attributes();
         let kind = search_attributes::to_proto(schema.stored_type(name)?);
-        Some(Attribute { kind, settable: schema.is_settable(name) })
+        Some(Attribute {
+            kind,
+            settable: schema.is_settable(name),
+        })
     }
 }
 
 /// The run that a request's execution names.
-pub(crate) fn target(namespace: &Namespace, execution: &Option<WorkflowExecution>) -> Result<Target, Error> {
-    let execution = execution.as_ref().ok_or_else(|| Error::invalid("Execution is not set on request."))?;
+pub(crate) fn target(
+    namespace: &Namespace,
+    execution: &Option<WorkflowExecution>,
+) -> Result<Target, Error> {
+    let execution = execution
+        .as_ref()
+        .ok_or_else(|| Error::invalid("Execution is not set on request."))?;
     Target::new(namespace, &execution.workflow_id, &execution.run_id)
 }
 
 /// A link to an event of a run.
-pub(crate) fn event_link(namespace: &Namespace, run: &tidemill_engine::RunId, event_id: i64, kind: EventType) -> Link {
+pub(crate) fn event_link(
+    namespace: &Namespace,
+    run: &tidemill_engine::RunId,
+    event_id: i64,
+    kind: EventType,
+) -> Link {
     link_with(
         namespace,
         run,
@@ -64,7 +77,12 @@ pub(crate) fn event_link(namespace: &Namespace, run: &tidemill_engine::RunId, ev
 }
 
 /// A link to the event that a request caused, wherever it stands.
-pub(crate) fn request_link(namespace: &Namespace, run: &tidemill_engine::RunId, request_id: &str, kind: EventType) -> Link {
+pub(crate) fn request_link(
+    namespace: &Namespace,
+    run: &tidemill_engine::RunId,
+    request_id: &str,
+    kind: EventType,
+) -> Link {
     link_with(
         namespace,
         run,
@@ -75,7 +93,11 @@ pub(crate) fn request_link(namespace: &Namespace, run: &tidemill_engine::RunId, 
     )
 }
 
-fn link_with(namespace: &Namespace, run: &tidemill_engine::RunId, reference: link::workflow_event::Reference) -> Link {
+fn link_with(
+    namespace: &Namespace,
+    run: &tidemill_engine::RunId,
+    reference: link::workflow_event::Reference,
+) -> Link {
     Link {
         variant: Some(link::Variant::WorkflowEvent(link::WorkflowEvent {
             namespace: namespace.name.clone(),

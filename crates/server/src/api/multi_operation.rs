@@ -5,13 +5,15 @@ use tidemill_engine::update::{self, Status};
 use tidemill_engine::{Cx, Error, Outcome, Run, start};
 use tidemill_proto::api::enums::v1::WorkflowIdConflictPolicy as Conflict;
 use tidemill_proto::api::enums::v1::{EventType, UpdateWorkflowExecutionLifecycleStage as Stage};
+use tidemill_proto::api::update::v1::Request;
 use tidemill_proto::api::workflowservice::v1::execute_multi_operation_request::operation::Operation;
-use tidemill_proto::api::workflowservice::v1::execute_multi_operation_response::{Response, response};
+use tidemill_proto::api::workflowservice::v1::execute_multi_operation_response::{
+    Response, response,
+};
 use tidemill_proto::api::workflowservice::v1::{
     ExecuteMultiOperationRequest, ExecuteMultiOperationResponse, StartWorkflowExecutionRequest,
     StartWorkflowExecutionResponse, UpdateWorkflowExecutionRequest,
 };
-use tidemill_proto::api::update::v1::Request;
 
 use tidemill_store::RunNo;
 
@@ -35,8 +37,17 @@ impl Server {
         call: Call,
     ) -> Result<ExecuteMultiOperationResponse, Error> {
         let (start, update) = halves(request)?;
-        let wanted = wanted_stage(update.wait_policy.as_ref().map_or(Stage::Unspecified, |p| p.lifecycle_stage()));
-        let update = with_id(update.request.ok_or_else(|| Error::invalid("Request is not set on request."))?);
+        let wanted = wanted_stage(
+            update
+                .wait_policy
+                .as_ref()
+                .map_or(Stage::Unspecified, |p| p.lifecycle_stage()),
+        );
+        let update = with_id(
+            update
+                .request
+                .ok_or_else(|| Error::invalid("Request is not set on request."))?,
+        );
         let deadline = self.wait_until(&call, self.core.config.long_poll);
         let mut tried_again = false;
         loop {
@@ -56,12 +67,23 @@ impl Server {
                     }))
                 })
                 .await?;
-            let (Both { start: started, update: status }, event) = done.value;
-            match self.await_update(&done.view, &id, status, event, wanted, deadline).await {
+            let (
+                Both {
+                    start: started,
+                    update: status,
+                },
+                event,
+            ) = done.value;
+            match self
+                .await_update(&done.view, &id, status, event, wanted, deadline)
+                .await
+            {
                 Ok(Waited::Reached(reached)) => {
                     return Ok(ExecuteMultiOperationResponse {
                         responses: vec![
-                            part(response::Response::StartWorkflow(start_response(namespace, &started))),
+                            part(response::Response::StartWorkflow(start_response(
+                                namespace, &started,
+                            ))),
                             part(response::Response::UpdateWorkflow(super::update::response(
                                 namespace, &done.view, &id, reached,
                             ))),
@@ -70,7 +92,12 @@ impl Server {
                 }
                 // The run closed under the update: a fresh one is started, once.
                 Ok(Waited::Again) | Err(Error::NotFound(_)) if !tried_again => tried_again = true,
-                Ok(Waited::Again) => return Err(update_failed(&started, Error::Aborted("workflow closed before the update was processed".into()))),
+                Ok(Waited::Again) => {
+                    return Err(update_failed(
+                        &started,
+                        Error::Aborted("workflow closed before the update was processed".into()),
+                    ));
+                }
                 Err(error) => return Err(update_failed(&started, error)),
             }
         }
@@ -78,14 +105,28 @@ impl Server {
 }
 
 fn part(response: response::Response) -> Response {
-    Response { response: Some(response) }
+    Response {
+        response: Some(response),
+    }
 }
 
-fn halves(request: ExecuteMultiOperationRequest) -> Result<(StartWorkflowExecutionRequest, UpdateWorkflowExecutionRequest), Error> {
+fn halves(
+    request: ExecuteMultiOperationRequest,
+) -> Result<
+    (
+        StartWorkflowExecutionRequest,
+        UpdateWorkflowExecutionRequest,
+    ),
+    Error,
+> {
     let mut operations = request.operations.into_iter().filter_map(|o| o.operation);
     match (operations.next(), operations.next(), operations.next()) {
-        (Some(Operation::StartWorkflow(start)), Some(Operation::UpdateWorkflow(update)), None) => Ok((start, update)),
-        _ => Err(Error::invalid("Operations have to be exactly [Start, Update].")),
+        (Some(Operation::StartWorkflow(start)), Some(Operation::UpdateWorkflow(update)), None) => {
+            Ok((start, update))
+        }
+        _ => Err(Error::invalid(
+            "Operations have to be exactly [Start, Update].",
+        )),
     }
 }
 
@@ -96,12 +137,19 @@ fn start_failed(error: Error) -> Error {
 
 /// The update half failed; a start that was carried out before it stands.
 fn update_failed(started: &StartReply, error: Error) -> Error {
-    let start = if started.started { None } else { Some(Error::MultiOperationAborted) };
+    let start = if started.started {
+        None
+    } else {
+        Some(Error::MultiOperationAborted)
+    };
     multi(vec![start, Some(error)])
 }
 
 fn multi(operations: Vec<Option<Error>>) -> Error {
-    Error::MultiOperation { message: "Update-with-Start could not be executed.".into(), operations }
+    Error::MultiOperation {
+        message: "Update-with-Start could not be executed.".into(),
+        operations,
+    }
 }
 
 fn start_and_admit(
@@ -116,10 +164,15 @@ fn start_and_admit(
         let known = update::status(run, &id);
         let repeated = run.core.create_request_id == request.request_id;
         let usable = run.is_open()
-            && (repeated || known.is_some() || request.workflow_id_conflict_policy() == Conflict::UseExisting);
+            && (repeated
+                || known.is_some()
+                || request.workflow_id_conflict_policy() == Conflict::UseExisting);
         if usable || matches!(known, Some(Status::Completed { .. })) {
             let start = StartReply::of(run, repeated, false);
-            let not_started = StartReply { started: false, ..start.clone() };
+            let not_started = StartReply {
+                started: false,
+                ..start.clone()
+            };
             return match update::admit(run, update, cx) {
                 Ok(outcome) => Ok(outcome.map(|update| Both { start, update })),
                 Err(error) => Err(update_failed(&not_started, error)),
@@ -127,7 +180,12 @@ fn start_and_admit(
         }
     }
     let reuse = request.workflow_id_reuse_policy();
-    let decision = id_policy::decide(current, &request.request_id, reuse, request.workflow_id_conflict_policy());
+    let decision = id_policy::decide(
+        current,
+        &request.request_id,
+        reuse,
+        request.workflow_id_conflict_policy(),
+    );
     match decision.map_err(start_failed)? {
         Decision::Create | Decision::Replace => {}
         _ => {
@@ -140,15 +198,25 @@ fn start_and_admit(
     let mut transitions = Vec::new();
     let new = new_run(&request, namespace, cx).map_err(start_failed)?;
     if let Some(run) = current.filter(|run| run.is_open()) {
-        transitions.extend(super::start::terminate_for(run, &new, cx).map_err(start_failed)?.transitions);
+        transitions.extend(
+            super::start::terminate_for(run, &new, cx)
+                .map_err(start_failed)?
+                .transitions,
+        );
     }
     // Admitted while the first workflow task is pending: the update rides on it.
     let mut tx = start::create(new, cx);
     update::admit_new(&mut tx, update);
     let start = StartReply::of(&tx.run, true, false);
-    let created = tx.finish(Both { start, update: Status::Admitted });
+    let created = tx.finish(Both {
+        start,
+        update: Status::Admitted,
+    });
     transitions.extend(created.transitions);
-    Ok(Outcome { transitions, reply: created.reply })
+    Ok(Outcome {
+        transitions,
+        reply: created.reply,
+    })
 }
 
 fn start_response(namespace: &Namespace, start: &StartReply) -> StartWorkflowExecutionResponse {
@@ -157,7 +225,12 @@ fn start_response(namespace: &Namespace, start: &StartReply) -> StartWorkflowExe
         first_execution_run_id: start.first_run_id.clone(),
         started: start.started,
         status: start.status,
-        link: Some(event_link(namespace, &start.run, 1, EventType::WorkflowExecutionStarted)),
+        link: Some(event_link(
+            namespace,
+            &start.run,
+            1,
+            EventType::WorkflowExecutionStarted,
+        )),
         ..Default::default()
     }
 }

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemill_engine::Error;
 use tidemill_engine::query::{self, Route};
 use tidemill_engine::workflow_task;
-use tidemill_engine::Error;
 use tidemill_proto::api::common::v1::{Link, link};
 use tidemill_proto::api::enums::v1::QueryResultType;
 use tidemill_proto::api::query::v1::{QueryRejected, WorkflowQuery, WorkflowQueryResult};
@@ -39,20 +39,35 @@ impl Server {
     ) -> Result<QueryWorkflowResponse, Error> {
         let target = target(namespace, &request.execution)?;
         let condition = request.query_reject_condition();
-        let asked = request.query.ok_or_else(|| Error::invalid("Query is not set on request."))?;
-        let deadline = call.deadline.unwrap_or_else(|| Instant::now() + DEFAULT_WAIT);
+        let asked = request
+            .query
+            .ok_or_else(|| Error::invalid("Query is not set on request."))?;
+        let deadline = call
+            .deadline
+            .unwrap_or_else(|| Instant::now() + DEFAULT_WAIT);
         loop {
             let view = self.core.shards.read(target.clone()).await?;
-            let pinned = Target { run_id: Some(identity(&view.run.id).run_id), ..target.clone() };
+            let pinned = Target {
+                run_id: Some(identity(&view.run.id).run_id),
+                ..target.clone()
+            };
             let result = match query::route(&view.run, condition)? {
                 Route::Rejected(status) => {
                     return Ok(QueryWorkflowResponse {
-                        query_rejected: Some(QueryRejected { status: status as i32 }),
+                        query_rejected: Some(QueryRejected {
+                            status: status as i32,
+                        }),
                         ..Default::default()
                     });
                 }
-                Route::Direct => self.dispatch_query(pinned, &view, asked.clone(), deadline).await?,
-                Route::Buffered => match self.buffer_query(pinned, &view, asked.clone(), deadline).await? {
+                Route::Direct => {
+                    self.dispatch_query(pinned, &view, asked.clone(), deadline)
+                        .await?
+                }
+                Route::Buffered => match self
+                    .buffer_query(pinned, &view, asked.clone(), deadline)
+                    .await?
+                {
                     Some(result) => result,
                     // Released: no workflow task will answer it.
                     None => continue,
@@ -104,7 +119,9 @@ impl Server {
             Ok(None) if self.core.stop.has_begun() => Err(stopping()),
             // The run was reloaded, and its queries were lost: asked again.
             Ok(None) => Ok(None),
-            Err(_) => Err(Error::DeadlineExceeded("query timed out before a worker could process it".into())),
+            Err(_) => Err(Error::DeadlineExceeded(
+                "query timed out before a worker could process it".into(),
+            )),
         }
     }
 
@@ -117,27 +134,53 @@ impl Server {
         deadline: Instant,
     ) -> Result<WorkflowQueryResult, Error> {
         let run = &view.run;
-        let request = QueryRequest { owner: identity(&run.id), priority: run.priority_key(), query: asked };
-        let queue = |name: &str| QueueName { namespace: run.id.namespace_id, name: name.into(), kind: WORKFLOW_QUEUE };
+        let request = QueryRequest {
+            owner: identity(&run.id),
+            priority: run.priority_key(),
+            query: asked,
+        };
+        let queue = |name: &str| QueueName {
+            namespace: run.id.namespace_id,
+            name: name.into(),
+            kind: WORKFLOW_QUEUE,
+        };
         if let Some(sticky) = &run.core.sticky {
             let name = queue(&sticky.queue);
             if self.core.matching.sticky_available(&name) {
                 let patience = Instant::now() + Duration::from_nanos(sticky.timeout.max(0) as u64);
-                match self.core.matching.dispatch_query(&name, request.clone(), patience.min(deadline)).await {
+                match self
+                    .core
+                    .matching
+                    .dispatch_query(&name, request.clone(), patience.min(deadline))
+                    .await
+                {
                     Ok(result) => return Ok(result),
                     Err(QueryError::Stopping) => return Err(stopping()),
                     Err(_) => {}
                 }
             }
             if run.is_open() {
-                let _ = self.core.shards.on_run(target, workflow_task::reset_sticky).await;
+                let _ = self
+                    .core
+                    .shards
+                    .on_run(target, workflow_task::reset_sticky)
+                    .await;
             }
         }
-        match self.core.matching.dispatch_query(&queue(run.task_queue()), request, deadline).await {
+        match self
+            .core
+            .matching
+            .dispatch_query(&queue(run.task_queue()), request, deadline)
+            .await
+        {
             Ok(result) => Ok(result),
-            Err(QueryError::NoPoller) => Err(Error::FailedPrecondition(QueryError::NoPoller.to_string())),
+            Err(QueryError::NoPoller) => {
+                Err(Error::FailedPrecondition(QueryError::NoPoller.to_string()))
+            }
             Err(QueryError::TimedOut) => Err(Error::DeadlineExceeded("query timed out".into())),
-            Err(QueryError::Unloaded) => Err(Error::Unavailable("task queue was unloaded, ask again".into())),
+            Err(QueryError::Unloaded) => Err(Error::Unavailable(
+                "task queue was unloaded, ask again".into(),
+            )),
             Err(QueryError::Stopping) => Err(stopping()),
         }
     }
@@ -156,7 +199,11 @@ impl Server {
             failure: request.failure,
         };
         let result = within_limits(result, self.core.config.limits.blob_size);
-        if self.core.matching.answer_query(QueryId(token.query_id()), result) {
+        if self
+            .core
+            .matching
+            .answer_query(QueryId(token.query_id()), result)
+        {
             Ok(RespondQueryTaskCompletedResponse {})
         } else {
             Err(Error::not_found("query task not found, or already expired"))
@@ -178,17 +225,27 @@ impl Drop for Buffered<'_> {
         if !self.waits {
             return;
         }
-        let (core, target, id) = (self.core.clone(), self.target.clone(), self.wait.id().to_owned());
+        let (core, target, id) = (
+            self.core.clone(),
+            self.target.clone(),
+            self.wait.id().to_owned(),
+        );
         self.core.runtime.spawn(async move {
             // A run that is gone, or was reloaded, holds no query.
-            let _ = core.shards.on_run(target, move |run, cx| Ok(query::cancel(run, &id, cx))).await;
+            let _ = core
+                .shards
+                .on_run(target, move |run, cx| Ok(query::cancel(run, &id, cx)))
+                .await;
         });
     }
 }
 
 /// An answer that is too large is a failure of its query.
 fn within_limits(result: WorkflowQueryResult, most: usize) -> WorkflowQueryResult {
-    let size = result.answer.as_ref().map_or(0, prost::Message::encoded_len);
+    let size = result
+        .answer
+        .as_ref()
+        .map_or(0, prost::Message::encoded_len);
     if size <= most {
         return result;
     }
@@ -199,7 +256,11 @@ fn within_limits(result: WorkflowQueryResult, most: usize) -> WorkflowQueryResul
     }
 }
 
-fn answered(namespace: &Namespace, view: &View, result: WorkflowQueryResult) -> Result<QueryWorkflowResponse, Error> {
+fn answered(
+    namespace: &Namespace,
+    view: &View,
+    result: WorkflowQueryResult,
+) -> Result<QueryWorkflowResponse, Error> {
     match result.result_type() {
         QueryResultType::Answered => Ok(QueryWorkflowResponse {
             query_result: result.answer,
@@ -213,9 +274,12 @@ fn answered(namespace: &Namespace, view: &View, result: WorkflowQueryResult) -> 
             }),
             ..Default::default()
         }),
-        QueryResultType::Failed => {
-            Err(Error::QueryFailed { message: result.error_message, failure: result.failure.map(Box::new) })
-        }
-        QueryResultType::Unspecified => Err(Error::Internal("a worker answered a query without saying how".into())),
+        QueryResultType::Failed => Err(Error::QueryFailed {
+            message: result.error_message,
+            failure: result.failure.map(Box::new),
+        }),
+        QueryResultType::Unspecified => Err(Error::Internal(
+            "a worker answered a query without saying how".into(),
+        )),
     }
 }

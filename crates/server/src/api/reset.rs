@@ -5,7 +5,9 @@ use std::sync::Arc;
 use tidemill_engine::reset::{self, Exclude, LaterRun};
 use tidemill_engine::{Batch, Error, Outcome};
 use tidemill_proto::api::workflow::v1::post_reset_operation::Variant;
-use tidemill_proto::api::workflowservice::v1::{ResetWorkflowExecutionRequest, ResetWorkflowExecutionResponse};
+use tidemill_proto::api::workflowservice::v1::{
+    ResetWorkflowExecutionRequest, ResetWorkflowExecutionResponse,
+};
 
 use super::{Call, target};
 use crate::Server;
@@ -35,12 +37,18 @@ impl Server {
                 .shards
                 .on_workflow(namespace, &target.workflow_id, move |current, cx| {
                     let is_current = current.is_some_and(|run| run.id.no == base.run.id.no);
-                    let run = if is_current { current.unwrap_or(&base.run) } else { &base.run };
+                    let run = if is_current {
+                        current.unwrap_or(&base.run)
+                    } else {
+                        &base.run
+                    };
                     if run.core.next_event_id != base.run.core.next_event_id {
                         return Ok(Outcome::unchanged(None));
                     }
-                    let later: Vec<_> =
-                        later.iter().map(|(run_id, history)| LaterRun { run_id, history }).collect();
+                    let later: Vec<_> = later
+                        .iter()
+                        .map(|(run_id, history)| LaterRun { run_id, history })
+                        .collect();
                     Ok(reset::reset(run, &history, &later, current, request, cx)?.map(Some))
                 })
                 .await?;
@@ -51,7 +59,11 @@ impl Server {
     }
 
     /// The runs that a history goes on in by continue-as-new, as far as they are still there.
-    async fn later_runs(&self, namespace: &Namespace, history: &[Arc<Batch>]) -> Result<Vec<(String, Vec<Arc<Batch>>)>, Error> {
+    async fn later_runs(
+        &self,
+        namespace: &Namespace,
+        history: &[Arc<Batch>],
+    ) -> Result<Vec<(String, Vec<Arc<Batch>>)>, Error> {
         let mut later: Vec<(String, Vec<Arc<Batch>>)> = Vec::new();
         let workflow_id = match history.first().and_then(|b| b.events.first()).and_then(|e| e.attributes.as_ref()) {
             Some(tidemill_proto::api::history::v1::history_event::Attributes::WorkflowExecutionStartedEventAttributes(a)) => {
@@ -61,8 +73,15 @@ impl Server {
         };
         while later.len() < CHAIN_MAX {
             let last = later.last().map_or(history, |(_, h)| &h[..]);
-            let Some(next) = reset::continued_in(last).map(str::to_owned) else { break };
-            let view: View = match self.core.shards.read(Target::new(namespace, &workflow_id, &next)?).await {
+            let Some(next) = reset::continued_in(last).map(str::to_owned) else {
+                break;
+            };
+            let view: View = match self
+                .core
+                .shards
+                .read(Target::new(namespace, &workflow_id, &next)?)
+                .await
+            {
                 Ok(view) => view,
                 Err(Error::NotFound(_)) => break,
                 Err(error) => return Err(error),
@@ -75,7 +94,10 @@ impl Server {
 }
 
 fn wanted(request: ResetWorkflowExecutionRequest) -> Result<reset::Request, Error> {
-    let exclude = Exclude::of(&request.reset_reapply_exclude_types, request.reset_reapply_type());
+    let exclude = Exclude::of(
+        &request.reset_reapply_exclude_types,
+        request.reset_reapply_type(),
+    );
     let mut options = Vec::new();
     for operation in request.post_reset_operations {
         match operation.variant {

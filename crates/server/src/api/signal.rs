@@ -5,8 +5,8 @@ use tidemill_engine::signal::{self, Signal};
 use tidemill_engine::{Error, Outcome};
 use tidemill_proto::api::enums::v1::EventType;
 use tidemill_proto::api::workflowservice::v1::{
-    RequestCancelWorkflowExecutionRequest, RequestCancelWorkflowExecutionResponse, SignalWorkflowExecutionRequest,
-    SignalWorkflowExecutionResponse,
+    RequestCancelWorkflowExecutionRequest, RequestCancelWorkflowExecutionResponse,
+    SignalWorkflowExecutionRequest, SignalWorkflowExecutionResponse,
 };
 
 use super::lifecycle::in_chain;
@@ -32,8 +32,17 @@ impl Server {
             links: request.links,
             external: None,
         };
-        let done = self.core.shards.on_run(target, move |run, cx| signal::signal(run, sent, cx)).await?;
-        let link = request_link(namespace, &done.view.run.id, &request_id, EventType::WorkflowExecutionSignaled);
+        let done = self
+            .core
+            .shards
+            .on_run(target, move |run, cx| signal::signal(run, sent, cx))
+            .await?;
+        let link = request_link(
+            namespace,
+            &done.view.run.id,
+            &request_id,
+            EventType::WorkflowExecutionSignaled,
+        );
         Ok(SignalWorkflowExecutionResponse { link: Some(link) })
     }
 

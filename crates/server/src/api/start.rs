@@ -10,14 +10,14 @@ use tidemill_engine::start::{self, NewRun};
 use tidemill_engine::time::{proto_span, proto_span_opt, span};
 use tidemill_engine::workflow_task::{self, Started};
 use tidemill_engine::{Cx, Error, Outcome, Run, RunId, cron, retry, search_attribute};
+use tidemill_proto::api::common::v1::{Memo, SearchAttributes};
 use tidemill_proto::api::enums::v1::{
     ContinueAsNewInitiator, EventType, WorkflowIdConflictPolicy, WorkflowIdReusePolicy,
 };
 use tidemill_proto::api::history::v1::WorkflowExecutionStartedEventAttributes;
-use tidemill_proto::api::common::v1::{Memo, SearchAttributes};
 use tidemill_proto::api::workflowservice::v1::{
-    SignalWithStartWorkflowExecutionRequest, SignalWithStartWorkflowExecutionResponse, StartWorkflowExecutionRequest,
-    StartWorkflowExecutionResponse,
+    SignalWithStartWorkflowExecutionRequest, SignalWithStartWorkflowExecutionResponse,
+    StartWorkflowExecutionRequest, StartWorkflowExecutionResponse,
 };
 
 use super::{Call, event_link, request_link};
@@ -64,16 +64,31 @@ impl Server {
         let done = self
             .core
             .shards
-            .on_workflow(namespace, &workflow_id, move |current, cx| start_or_use(current, request, &ns, cx))
+            .on_workflow(namespace, &workflow_id, move |current, cx| {
+                start_or_use(current, request, &ns, cx)
+            })
             .await?;
         let Done { value, view } = done;
         let link = if value.attached {
-            request_link(namespace, &value.run, &request_id, EventType::WorkflowExecutionOptionsUpdated)
+            request_link(
+                namespace,
+                &value.run,
+                &request_id,
+                EventType::WorkflowExecutionOptionsUpdated,
+            )
         } else {
-            event_link(namespace, &value.run, 1, EventType::WorkflowExecutionStarted)
+            event_link(
+                namespace,
+                &value.run,
+                1,
+                EventType::WorkflowExecutionStarted,
+            )
         };
         let eager_workflow_task = match value.eager {
-            Some(task) => Some(self.workflow_task_response(namespace, &view, task, None).await?),
+            Some(task) => Some(
+                self.workflow_task_response(namespace, &view, task, None)
+                    .await?,
+            ),
             None => None,
         };
         Ok(StartWorkflowExecutionResponse {
@@ -98,7 +113,9 @@ impl Server {
         let done = self
             .core
             .shards
-            .on_workflow(namespace, &workflow_id, move |current, cx| signal_with_start(current, request, &ns, cx))
+            .on_workflow(namespace, &workflow_id, move |current, cx| {
+                signal_with_start(current, request, &ns, cx)
+            })
             .await?;
         Ok(SignalWithStartWorkflowExecutionResponse {
             run_id: done.value.run.run_id.to_string(),
@@ -133,17 +150,29 @@ pub(super) fn start_or_use(
             let mut replaced = terminate_for(run, &new, cx)?;
             let created = create(new, request.request_eager_execution, &request.identity, cx);
             replaced.transitions.extend(created.transitions);
-            Ok(Outcome { transitions: replaced.transitions, reply: created.reply })
+            Ok(Outcome {
+                transitions: replaced.transitions,
+                reply: created.reply,
+            })
         }
         _ => {
             let new = new_run(&request, namespace, cx)?;
-            Ok(create(new, request.request_eager_execution, &request.identity, cx))
+            Ok(create(
+                new,
+                request.request_eager_execution,
+                &request.identity,
+                cx,
+            ))
         }
     }
 }
 
 /// The request that made the run has come again.
-fn repeated(run: &Run, request: &StartWorkflowExecutionRequest, _cx: &Cx<'_>) -> Outcome<StartReply> {
+fn repeated(
+    run: &Run,
+    request: &StartWorkflowExecutionRequest,
+    _cx: &Cx<'_>,
+) -> Outcome<StartReply> {
     let mut reply = StartReply::of(run, true, false);
     if request.request_eager_execution && run.is_open() {
         // The first answer may have been lost: the task is given again while it is still the first.
@@ -152,14 +181,30 @@ fn repeated(run: &Run, request: &StartWorkflowExecutionRequest, _cx: &Cx<'_>) ->
     Outcome::unchanged(reply)
 }
 
-fn use_existing(run: &Run, request: StartWorkflowExecutionRequest, cx: &Cx<'_>) -> Result<Outcome<StartReply>, Error> {
+fn use_existing(
+    run: &Run,
+    request: StartWorkflowExecutionRequest,
+    cx: &Cx<'_>,
+) -> Result<Outcome<StartReply>, Error> {
     let Some(on_conflict) = request.on_conflict_options else {
         return Ok(Outcome::unchanged(StartReply::of(run, false, false)));
     };
     let attachment = Attachment {
-        request_id: if on_conflict.attach_request_id { request.request_id } else { String::new() },
-        callbacks: if on_conflict.attach_completion_callbacks { request.completion_callbacks } else { Vec::new() },
-        links: if on_conflict.attach_links { request.links } else { Vec::new() },
+        request_id: if on_conflict.attach_request_id {
+            request.request_id
+        } else {
+            String::new()
+        },
+        callbacks: if on_conflict.attach_completion_callbacks {
+            request.completion_callbacks
+        } else {
+            Vec::new()
+        },
+        links: if on_conflict.attach_links {
+            request.links
+        } else {
+            Vec::new()
+        },
         identity: request.identity,
     };
     let attaches_request = !attachment.request_id.is_empty();
@@ -174,7 +219,9 @@ fn use_existing(run: &Run, request: StartWorkflowExecutionRequest, cx: &Cx<'_>) 
 pub(super) fn terminate_for(run: &Run, new: &NewRun, cx: &Cx<'_>) -> Result<Outcome<()>, Error> {
     let details = format!("New RunID: {}", new.id.run_id);
     let termination = Termination {
-        details: Some(tidemill_proto::api::common::v1::Payloads { payloads: vec![json(&details)] }),
+        details: Some(tidemill_proto::api::common::v1::Payloads {
+            payloads: vec![json(&details)],
+        }),
         ..Termination::by_engine("TerminateIfRunning WorkflowIdReusePolicy Policy")
     };
     close::terminate_run(run, termination, cx)
@@ -192,8 +239,15 @@ fn create(mut new: NewRun, eager: bool, identity: &str, cx: &Cx<'_>) -> Outcome<
     let eager = eager && span(&new.started.first_workflow_task_backoff).is_zero();
     new.started.eager_execution_accepted = eager;
     let mut tx = start::create(new, cx);
-    let task = if eager { workflow_task::start_eagerly(&mut tx, identity) } else { None };
-    let reply = StartReply { eager: task, ..StartReply::of(&tx.run, true, false) };
+    let task = if eager {
+        workflow_task::start_eagerly(&mut tx, identity)
+    } else {
+        None
+    };
+    let reply = StartReply {
+        eager: task,
+        ..StartReply::of(&tx.run, true, false)
+    };
     tx.finish(reply)
 }
 
@@ -218,7 +272,12 @@ fn signal_with_start(
         other => other,
     };
     let start = start_request(request);
-    let decision = id_policy::decide(current, &start.request_id, start.workflow_id_reuse_policy(), conflict)?;
+    let decision = id_policy::decide(
+        current,
+        &start.request_id,
+        start.workflow_id_reuse_policy(),
+        conflict,
+    )?;
     let create_signaled = |new: NewRun| {
         let mut tx = start::create(new, cx);
         signal::record(&mut tx, sent.clone());
@@ -226,7 +285,9 @@ fn signal_with_start(
         tx.finish(reply)
     };
     match (decision, current) {
-        (Decision::Repeated, Some(run)) if !run.is_open() => Ok(Outcome::unchanged(StartReply::of(run, true, false))),
+        (Decision::Repeated, Some(run)) if !run.is_open() => {
+            Ok(Outcome::unchanged(StartReply::of(run, true, false)))
+        }
         (Decision::Repeated | Decision::Attached | Decision::UseExisting, Some(run)) => {
             let started = decision == Decision::Repeated;
             let reply = StartReply::of(run, started, false);
@@ -237,7 +298,10 @@ fn signal_with_start(
             let mut replaced = terminate_for(run, &new, cx)?;
             let created = create_signaled(new);
             replaced.transitions.extend(created.transitions);
-            Ok(Outcome { transitions: replaced.transitions, reply: created.reply })
+            Ok(Outcome {
+                transitions: replaced.transitions,
+                reply: created.reply,
+            })
         }
         _ => Ok(create_signaled(new_run(&start, namespace, cx)?)),
     }
@@ -271,15 +335,23 @@ fn start_request(r: SignalWithStartWorkflowExecutionRequest) -> StartWorkflowExe
 }
 
 /// The run that a request describes, with every default filled in.
-pub(super) fn new_run(r: &StartWorkflowExecutionRequest, namespace: &Namespace, cx: &Cx<'_>) -> Result<NewRun, Error> {
+pub(super) fn new_run(
+    r: &StartWorkflowExecutionRequest,
+    namespace: &Namespace,
+    cx: &Cx<'_>,
+) -> Result<NewRun, Error> {
     if let Some(attributes) = &r.search_attributes {
-        search_attribute::validate(attributes, namespace, cx.limits).map_err(Error::InvalidArgument)?;
+        search_attribute::validate(attributes, namespace, cx.limits)
+            .map_err(Error::InvalidArgument)?;
     }
     if !r.cron_schedule.is_empty() {
-        cron::validate(&r.cron_schedule, cx.now).map_err(|e| Error::invalid(format!("Invalid CronSchedule, {e}.")))?;
+        cron::validate(&r.cron_schedule, cx.now)
+            .map_err(|e| Error::invalid(format!("Invalid CronSchedule, {e}.")))?;
     }
     let terminates = r.workflow_id_reuse_policy() == WorkflowIdReusePolicy::TerminateIfRunning;
-    debug_assert!(!terminates || r.workflow_id_conflict_policy() == WorkflowIdConflictPolicy::Unspecified);
+    debug_assert!(
+        !terminates || r.workflow_id_conflict_policy() == WorkflowIdConflictPolicy::Unspecified
+    );
     let execution_timeout = span(&r.workflow_execution_timeout);
     let run_timeout = start::run_timeout(span(&r.workflow_run_timeout), execution_timeout);
     let task_timeout = start::task_timeout(span(&r.workflow_task_timeout), run_timeout, cx.limits);
@@ -296,14 +368,19 @@ pub(super) fn new_run(r: &StartWorkflowExecutionRequest, namespace: &Namespace, 
         workflow_execution_timeout: proto_span_opt(execution_timeout),
         workflow_run_timeout: proto_span_opt(run_timeout),
         workflow_task_timeout: proto_span(task_timeout),
-        initiator: if cron { ContinueAsNewInitiator::CronSchedule as i32 } else { 0 },
+        initiator: if cron {
+            ContinueAsNewInitiator::CronSchedule as i32
+        } else {
+            0
+        },
         identity: r.identity.clone(),
         retry_policy: r.retry_policy.clone().map(|p| retry::normalise(Some(p))),
         attempt: 1,
         cron_schedule: r.cron_schedule.clone(),
         first_workflow_task_backoff: proto_span(backoff),
         memo: r.memo.clone().and_then(without_null_memo),
-        search_attributes: search_attribute::typed(r.search_attributes.as_ref(), namespace).and_then(without_null_attributes),
+        search_attributes: search_attribute::typed(r.search_attributes.as_ref(), namespace)
+            .and_then(without_null_attributes),
         header: r.header.clone(),
         completion_callbacks: r.completion_callbacks.clone(),
         priority: r.priority.clone(),
@@ -332,6 +409,8 @@ fn without_null_memo(mut memo: Memo) -> Option<Memo> {
 }
 
 fn without_null_attributes(mut attributes: SearchAttributes) -> Option<SearchAttributes> {
-    attributes.indexed_fields.retain(|_, p| !search_attribute::is_unset(p));
+    attributes
+        .indexed_fields
+        .retain(|_, p| !search_attribute::is_unset(p));
     (!attributes.indexed_fields.is_empty()).then_some(attributes)
 }

@@ -7,8 +7,8 @@ use tidemill_proto::api::failure::v1::Failure;
 use tidemill_proto::api::history::v1::history_event::Attributes;
 use tidemill_proto::api::update::v1::{self as proto, Request, UpdateRef, outcome};
 use tidemill_proto::api::workflowservice::v1::{
-    PollWorkflowExecutionUpdateRequest, PollWorkflowExecutionUpdateResponse, UpdateWorkflowExecutionRequest,
-    UpdateWorkflowExecutionResponse,
+    PollWorkflowExecutionUpdateRequest, PollWorkflowExecutionUpdateResponse,
+    UpdateWorkflowExecutionRequest, UpdateWorkflowExecutionResponse,
 };
 use tidemill_store::RunNo;
 use tokio::time::Instant;
@@ -44,8 +44,16 @@ impl Server {
     ) -> Result<UpdateWorkflowExecutionResponse, Error> {
         let mut target = target(namespace, &request.workflow_execution)?;
         let chain = request.first_execution_run_id;
-        let update = with_id(request.request.ok_or_else(|| Error::invalid("Request is not set on request."))?);
-        let wanted = wanted_stage(request.wait_policy.map_or(Stage::Unspecified, |p| p.lifecycle_stage()));
+        let update = with_id(
+            request
+                .request
+                .ok_or_else(|| Error::invalid("Request is not set on request."))?,
+        );
+        let wanted = wanted_stage(
+            request
+                .wait_policy
+                .map_or(Stage::Unspecified, |p| p.lifecycle_stage()),
+        );
         if !chain.is_empty() {
             target.run_id = None;
         }
@@ -67,7 +75,8 @@ impl Server {
             let done = match done {
                 Ok(done) => done,
                 Err(Error::ResourceExhausted { cause, .. })
-                    if cause == tidemill_proto::api::enums::v1::ResourceExhaustedCause::BusyWorkflow
+                    if cause
+                        == tidemill_proto::api::enums::v1::ResourceExhaustedCause::BusyWorkflow
                         && Instant::now() < deadline =>
                 {
                     // The run is about to close or continue: it is over in a moment.
@@ -78,8 +87,13 @@ impl Server {
             };
             let id = update_id(&update);
             let (status, event) = done.value;
-            match self.await_update(&done.view, id, status, event, wanted, deadline).await? {
-                Waited::Reached(reached) => return Ok(response(namespace, &done.view, id, reached)),
+            match self
+                .await_update(&done.view, id, status, event, wanted, deadline)
+                .await?
+            {
+                Waited::Reached(reached) => {
+                    return Ok(response(namespace, &done.view, id, reached));
+                }
                 Waited::Again => {}
             }
         }
@@ -103,7 +117,10 @@ impl Server {
                 Err(stage) => stage,
             };
             if stage >= wanted {
-                return Ok(Waited::Reached(Reached { stage, outcome: None }));
+                return Ok(Waited::Reached(Reached {
+                    stage,
+                    outcome: None,
+                }));
             }
             match tokio::time::timeout_at(deadline, event.event()).await {
                 Ok(Some(UpdateEvent::Accepted)) if wanted > Stage::Accepted => {}
@@ -111,10 +128,18 @@ impl Server {
                 Ok(None) if self.core.stop.has_begun() => return Err(stopping()),
                 // The run was reloaded: what was not accepted is lost.
                 Ok(None) => return Ok(Waited::Again),
-                Err(_) => return Ok(Waited::Reached(Reached { stage, outcome: None })),
+                Err(_) => {
+                    return Ok(Waited::Reached(Reached {
+                        stage,
+                        outcome: None,
+                    }));
+                }
             }
             // Accepted: on to its end.
-            event = self.core.waiters.wait_for_update(RunNo(view.run.id.no), update_id);
+            event = self
+                .core
+                .waiters
+                .wait_for_update(RunNo(view.run.id.no), update_id);
             now = match self.core.shards.read(self.pinned(view)?).await {
                 Ok(now) => now,
                 Err(Error::NotFound(_)) => return Ok(Waited::Again),
@@ -143,9 +168,16 @@ impl Server {
                 let event = self.core.read_event(view, batch_id, event_id).await?;
                 match event.attributes {
                     Some(Attributes::WorkflowExecutionUpdateCompletedEventAttributes(a)) => {
-                        Ok(Reached { stage: Stage::Completed, outcome: a.outcome })
+                        Ok(Reached {
+                            stage: Stage::Completed,
+                            outcome: a.outcome,
+                        })
                     }
-                    _ => return Err(Error::DataLoss(format!("event {event_id} is not the completion of an update"))),
+                    _ => {
+                        return Err(Error::DataLoss(format!(
+                            "event {event_id} is not the completion of an update"
+                        )));
+                    }
                 }
             }
         })
@@ -159,7 +191,9 @@ impl Server {
     ) -> Result<PollWorkflowExecutionUpdateResponse, Error> {
         let reference = request.update_ref.unwrap_or_default();
         let target = target(namespace, &reference.workflow_execution)?;
-        let wanted = request.wait_policy.map_or(Stage::Unspecified, |p| p.lifecycle_stage());
+        let wanted = request
+            .wait_policy
+            .map_or(Stage::Unspecified, |p| p.lifecycle_stage());
         let deadline = self.wait_until(&call, self.core.config.long_poll);
         let unknown = || Error::not_found(format!("update {:?} not found", reference.update_id));
         let (view, reached) = loop {
@@ -174,7 +208,17 @@ impl Server {
                 .await?;
             let (status, event) = done.value;
             let status = status.ok_or_else(unknown)?;
-            match self.await_update(&done.view, &reference.update_id, status, event, wanted, deadline).await? {
+            match self
+                .await_update(
+                    &done.view,
+                    &reference.update_id,
+                    status,
+                    event,
+                    wanted,
+                    deadline,
+                )
+                .await?
+            {
                 Waited::Reached(reached) => break (done.view, reached),
                 // The run was reloaded; what was accepted is still there.
                 Waited::Again => {}
@@ -193,10 +237,14 @@ impl Server {
 
 fn finished(event: UpdateEvent) -> Result<Waited, Error> {
     match event {
-        UpdateEvent::Accepted => Ok(Waited::Reached(Reached { stage: Stage::Accepted, outcome: None })),
-        UpdateEvent::Completed(outcome) => {
-            Ok(Waited::Reached(Reached { stage: Stage::Completed, outcome: Some(outcome) }))
-        }
+        UpdateEvent::Accepted => Ok(Waited::Reached(Reached {
+            stage: Stage::Accepted,
+            outcome: None,
+        })),
+        UpdateEvent::Completed(outcome) => Ok(Waited::Reached(Reached {
+            stage: Stage::Completed,
+            outcome: Some(outcome),
+        })),
         UpdateEvent::Rejected(failure) => Ok(Waited::Reached(failed(failure))),
         UpdateEvent::Aborted(error) => Err(error),
         UpdateEvent::Moved => Ok(Waited::Again),
@@ -204,7 +252,12 @@ fn finished(event: UpdateEvent) -> Result<Waited, Error> {
 }
 
 fn failed(failure: Failure) -> Reached {
-    Reached { stage: Stage::Completed, outcome: Some(proto::Outcome { value: Some(outcome::Value::Failure(failure)) }) }
+    Reached {
+        stage: Stage::Completed,
+        outcome: Some(proto::Outcome {
+            value: Some(outcome::Value::Failure(failure)),
+        }),
+    }
 }
 
 /// An update without an id gets one.
@@ -222,10 +275,19 @@ pub(super) fn update_id(request: &Request) -> &str {
 
 /// What a caller waits for when it does not say.
 pub(super) fn wanted_stage(stage: Stage) -> Stage {
-    if stage == Stage::Unspecified { Stage::Completed } else { stage }
+    if stage == Stage::Unspecified {
+        Stage::Completed
+    } else {
+        stage
+    }
 }
 
-pub(super) fn response(namespace: &Namespace, view: &View, update_id: &str, reached: Reached) -> UpdateWorkflowExecutionResponse {
+pub(super) fn response(
+    namespace: &Namespace,
+    view: &View,
+    update_id: &str,
+    reached: Reached,
+) -> UpdateWorkflowExecutionResponse {
     UpdateWorkflowExecutionResponse {
         update_ref: Some(UpdateRef {
             workflow_execution: Some(view.run.id.execution()),
@@ -233,6 +295,11 @@ pub(super) fn response(namespace: &Namespace, view: &View, update_id: &str, reac
         }),
         outcome: reached.outcome,
         stage: reached.stage as i32,
-        link: Some(event_link(namespace, &view.run.id, 1, EventType::WorkflowExecutionStarted)),
+        link: Some(event_link(
+            namespace,
+            &view.run.id,
+            1,
+            EventType::WorkflowExecutionStarted,
+        )),
     }
 }

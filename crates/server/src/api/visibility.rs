@@ -9,8 +9,9 @@ use tidemill_proto::api::filter::v1::StartTimeFilter;
 use tidemill_proto::api::workflow::v1::WorkflowExecutionInfo;
 use tidemill_proto::api::workflowservice::v1::count_workflow_executions_response::AggregationGroup;
 use tidemill_proto::api::workflowservice::v1::{
-    CountWorkflowExecutionsRequest, CountWorkflowExecutionsResponse, ListClosedWorkflowExecutionsRequest,
-    ListClosedWorkflowExecutionsResponse, ListOpenWorkflowExecutionsRequest, ListOpenWorkflowExecutionsResponse,
+    CountWorkflowExecutionsRequest, CountWorkflowExecutionsResponse,
+    ListClosedWorkflowExecutionsRequest, ListClosedWorkflowExecutionsResponse,
+    ListOpenWorkflowExecutionsRequest, ListOpenWorkflowExecutionsResponse,
     ListWorkflowExecutionsRequest, ListWorkflowExecutionsResponse, ScanWorkflowExecutionsRequest,
     ScanWorkflowExecutionsResponse, list_closed_workflow_executions_request as closed,
     list_open_workflow_executions_request as open,
@@ -31,9 +32,18 @@ impl Server {
         request: ListWorkflowExecutionsRequest,
         _call: Call,
     ) -> Result<ListWorkflowExecutionsResponse, Error> {
-        let (executions, next_page_token) =
-            self.list(namespace, request.query, request.page_size, request.next_page_token).await?;
-        Ok(ListWorkflowExecutionsResponse { executions, next_page_token })
+        let (executions, next_page_token) = self
+            .list(
+                namespace,
+                request.query,
+                request.page_size,
+                request.next_page_token,
+            )
+            .await?;
+        Ok(ListWorkflowExecutionsResponse {
+            executions,
+            next_page_token,
+        })
     }
 
     pub async fn scan_workflow_executions(
@@ -42,9 +52,18 @@ impl Server {
         request: ScanWorkflowExecutionsRequest,
         _call: Call,
     ) -> Result<ScanWorkflowExecutionsResponse, Error> {
-        let (executions, next_page_token) =
-            self.list(namespace, request.query, request.page_size, request.next_page_token).await?;
-        Ok(ScanWorkflowExecutionsResponse { executions, next_page_token })
+        let (executions, next_page_token) = self
+            .list(
+                namespace,
+                request.query,
+                request.page_size,
+                request.next_page_token,
+            )
+            .await?;
+        Ok(ScanWorkflowExecutionsResponse {
+            executions,
+            next_page_token,
+        })
     }
 
     pub async fn list_open_workflow_executions(
@@ -60,9 +79,18 @@ impl Server {
             Some(open::Filters::TypeFilter(f)) => filter.equals("WorkflowType", &f.name),
             None => {}
         }
-        let (executions, next_page_token) =
-            self.list(namespace, filter.0, request.maximum_page_size, request.next_page_token).await?;
-        Ok(ListOpenWorkflowExecutionsResponse { executions, next_page_token })
+        let (executions, next_page_token) = self
+            .list(
+                namespace,
+                filter.0,
+                request.maximum_page_size,
+                request.next_page_token,
+            )
+            .await?;
+        Ok(ListOpenWorkflowExecutionsResponse {
+            executions,
+            next_page_token,
+        })
     }
 
     pub async fn list_closed_workflow_executions(
@@ -74,20 +102,38 @@ impl Server {
         let mut filter = Filter::new("ExecutionStatus != 'Running'");
         filter.between("CloseTime", request.start_time_filter)?;
         match request.filters {
-            Some(closed::Filters::ExecutionFilter(f)) => filter.equals("WorkflowId", &f.workflow_id),
+            Some(closed::Filters::ExecutionFilter(f)) => {
+                filter.equals("WorkflowId", &f.workflow_id)
+            }
             Some(closed::Filters::TypeFilter(f)) => filter.equals("WorkflowType", &f.name),
             Some(closed::Filters::StatusFilter(f)) => {
                 let status = WorkflowExecutionStatus::try_from(f.status).unwrap_or_default();
-                if matches!(status, WorkflowExecutionStatus::Unspecified | WorkflowExecutionStatus::Running) {
-                    return Err(Error::invalid("StatusFilter must be specified and must be not Running."));
+                if matches!(
+                    status,
+                    WorkflowExecutionStatus::Unspecified | WorkflowExecutionStatus::Running
+                ) {
+                    return Err(Error::invalid(
+                        "StatusFilter must be specified and must be not Running.",
+                    ));
                 }
-                filter.0.push_str(&format!(" AND ExecutionStatus = {}", f.status));
+                filter
+                    .0
+                    .push_str(&format!(" AND ExecutionStatus = {}", f.status));
             }
             None => {}
         }
-        let (executions, next_page_token) =
-            self.list(namespace, filter.0, request.maximum_page_size, request.next_page_token).await?;
-        Ok(ListClosedWorkflowExecutionsResponse { executions, next_page_token })
+        let (executions, next_page_token) = self
+            .list(
+                namespace,
+                filter.0,
+                request.maximum_page_size,
+                request.next_page_token,
+            )
+            .await?;
+        Ok(ListClosedWorkflowExecutionsResponse {
+            executions,
+            next_page_token,
+        })
     }
 
     async fn list(
@@ -97,15 +143,29 @@ impl Server {
         page_size: i32,
         token: Vec<u8>,
     ) -> Result<(Vec<WorkflowExecutionInfo>, Vec<u8>), Error> {
-        let size = usize::try_from(page_size).ok().filter(|n| *n > 0).map_or(PAGE_MAX, |n| n.min(PAGE_MAX));
+        let size = usize::try_from(page_size)
+            .ok()
+            .filter(|n| *n > 0)
+            .map_or(PAGE_MAX, |n| n.min(PAGE_MAX));
         let (core, ns) = (self.core.clone(), namespace.clone());
         let read = tokio::task::spawn_blocking(move || {
             let token = (!token.is_empty()).then_some(&token[..]);
-            core.store.list(ns.search_attributes(), &ns.id, &filter, size, token)
+            core.store
+                .list(ns.search_attributes(), &ns.id, &filter, size, token)
         });
-        let page: ExecutionPage = read.await.map_err(|e| Error::Internal(e.to_string()))?.map_err(store_error)?;
-        let executions = page.executions.iter().map(|e| shown(&e.info, namespace)).collect::<Result<_, _>>()?;
-        Ok((executions, page.next.map(|t| t.to_vec()).unwrap_or_default()))
+        let page: ExecutionPage = read
+            .await
+            .map_err(|e| Error::Internal(e.to_string()))?
+            .map_err(store_error)?;
+        let executions = page
+            .executions
+            .iter()
+            .map(|e| shown(&e.info, namespace))
+            .collect::<Result<_, _>>()?;
+        Ok((
+            executions,
+            page.next.map(|t| t.to_vec()).unwrap_or_default(),
+        ))
     }
 
     pub async fn count_workflow_executions(
@@ -115,8 +175,14 @@ impl Server {
         _call: Call,
     ) -> Result<CountWorkflowExecutionsResponse, Error> {
         let (core, ns) = (self.core.clone(), namespace.clone());
-        let read = tokio::task::spawn_blocking(move || core.store.count(ns.search_attributes(), &ns.id, &request.query));
-        let count = read.await.map_err(|e| Error::Internal(e.to_string()))?.map_err(store_error)?;
+        let read = tokio::task::spawn_blocking(move || {
+            core.store
+                .count(ns.search_attributes(), &ns.id, &request.query)
+        });
+        let count = read
+            .await
+            .map_err(|e| Error::Internal(e.to_string()))?
+            .map_err(store_error)?;
         Ok(CountWorkflowExecutionsResponse {
             count: count.total,
             groups: count
@@ -163,17 +229,25 @@ impl Filter {
 
     /// The value is quoted so that it cannot end its own literal.
     fn equals(&mut self, name: &str, value: &str) {
-        self.0.push_str(&format!(" AND {name} = '{}'", value.replace('\\', "\\\\").replace('\'', "\\'")));
+        self.0.push_str(&format!(
+            " AND {name} = '{}'",
+            value.replace('\\', "\\\\").replace('\'', "\\'")
+        ));
     }
 
     fn between(&mut self, name: &str, times: Option<StartTimeFilter>) -> Result<(), Error> {
         let Some(times) = times else { return Ok(()) };
         let nanos = |t: &tidemill_proto::wkt::Timestamp| tidemill_engine::Time::from_proto(t).0;
-        let (from, to) = (times.earliest_time.as_ref().map(nanos), times.latest_time.as_ref().map(nanos));
+        let (from, to) = (
+            times.earliest_time.as_ref().map(nanos),
+            times.latest_time.as_ref().map(nanos),
+        );
         if let (Some(from), Some(to)) = (from, to)
             && from > to
         {
-            return Err(Error::invalid("EarliestTime in StartTimeFilter should not be larger than LatestTime."));
+            return Err(Error::invalid(
+                "EarliestTime in StartTimeFilter should not be larger than LatestTime.",
+            ));
         }
         if let Some(from) = from {
             self.0.push_str(&format!(" AND {name} >= {from}"));
@@ -188,7 +262,8 @@ impl Filter {
 /// A stored description as lists show it: what only a closed run has is left out of open ones,
 /// and what the namespace does not know any more is left out.
 fn shown(info: &[u8], namespace: &Namespace) -> Result<WorkflowExecutionInfo, Error> {
-    let mut info = WorkflowExecutionInfo::decode(info).map_err(|e| Error::DataLoss(format!("a run's description cannot be decoded: {e}")))?;
+    let mut info = WorkflowExecutionInfo::decode(info)
+        .map_err(|e| Error::DataLoss(format!("a run's description cannot be decoded: {e}")))?;
     if info.close_time.is_none() {
         info.history_length = 0;
         info.history_size_bytes = 0;
@@ -200,7 +275,9 @@ fn shown(info: &[u8], namespace: &Namespace) -> Result<WorkflowExecutionInfo, Er
 
 fn store_error(error: tidemill_store::Error) -> Error {
     match error {
-        tidemill_store::Error::InvalidFilter(_) | tidemill_store::Error::InvalidPageToken => Error::invalid(error.to_string()),
+        tidemill_store::Error::InvalidFilter(_) | tidemill_store::Error::InvalidPageToken => {
+            Error::invalid(error.to_string())
+        }
         other => Error::Unavailable(other.to_string()),
     }
 }

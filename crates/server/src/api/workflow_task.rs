@@ -14,8 +14,9 @@ use tidemill_proto::api::history::v1::History;
 use tidemill_proto::api::taskqueue::v1::{PollerScalingDecision, TaskQueue};
 use tidemill_proto::api::workflowservice::v1::{
     PollWorkflowTaskQueueRequest, PollWorkflowTaskQueueResponse, ResetStickyTaskQueueRequest,
-    ResetStickyTaskQueueResponse, RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskCompletedResponse,
-    RespondWorkflowTaskFailedRequest, RespondWorkflowTaskFailedResponse,
+    ResetStickyTaskQueueResponse, RespondWorkflowTaskCompletedRequest,
+    RespondWorkflowTaskCompletedResponse, RespondWorkflowTaskFailedRequest,
+    RespondWorkflowTaskFailedResponse,
 };
 use tidemill_store::{QueueName, RunIdentity};
 use tokio::time::Instant;
@@ -42,12 +43,19 @@ impl Server {
     ) -> Result<PollWorkflowTaskQueueResponse, Error> {
         let queue = request.task_queue.clone().unwrap_or_default();
         let sticky = queue.kind() == TaskQueueKind::Sticky;
-        let name = QueueName { namespace: namespace.id, name: queue.name.as_str().into(), kind: WORKFLOW_QUEUE };
+        let name = QueueName {
+            namespace: namespace.id,
+            name: queue.name.as_str().into(),
+            kind: WORKFLOW_QUEUE,
+        };
         let deadline = self.wait_until(&call, self.core.config.task_poll);
-        let version = request.worker_version_capabilities.as_ref().map(|v| WorkerVersionStamp {
-            build_id: v.build_id.clone(),
-            use_versioning: v.use_versioning,
-        });
+        let version = request
+            .worker_version_capabilities
+            .as_ref()
+            .map(|v| WorkerVersionStamp {
+                build_id: v.build_id.clone(),
+                use_versioning: v.use_versioning,
+            });
         let worker = Arc::new(WorkerInfo {
             worker_instance_key: request.worker_instance_key,
             version_capabilities: request.worker_version_capabilities,
@@ -67,7 +75,9 @@ impl Server {
             match handout.offer() {
                 Offer::Query(query) => {
                     // In hand until there is an answer: dropped meanwhile, another worker gets it.
-                    let response = self.query_task_response(namespace, query.clone(), sticky).await;
+                    let response = self
+                        .query_task_response(namespace, query.clone(), sticky)
+                        .await;
                     let scaling = scaling(&handout);
                     match response {
                         Ok(mut response) => {
@@ -86,13 +96,32 @@ impl Server {
                 Offer::Task(_) | Offer::Speculative(_) => {
                     let hint = handout.backlog_count();
                     let scaling = scaling(&handout);
-                    let started = self.start_offered(namespace, handout, &request.identity, sticky, version.clone()).await;
+                    let started = self
+                        .start_offered(
+                            namespace,
+                            handout,
+                            &request.identity,
+                            sticky,
+                            version.clone(),
+                        )
+                        .await;
                     match started {
                         Ok(done) => {
                             let Done { value, view } = done;
-                            self.observe_start(namespace, &name, value.scheduled_time, value.task.started_time);
-                            let mut response =
-                                self.workflow_task_response(namespace, &view, value, sticky.then_some(&queue)).await?;
+                            self.observe_start(
+                                namespace,
+                                &name,
+                                value.scheduled_time,
+                                value.task.started_time,
+                            );
+                            let mut response = self
+                                .workflow_task_response(
+                                    namespace,
+                                    &view,
+                                    value,
+                                    sticky.then_some(&queue),
+                                )
+                                .await?;
                             response.backlog_count_hint = hint;
                             response.poller_scaling_decision = scaling;
                             return Ok(response);
@@ -122,7 +151,9 @@ impl Server {
         let (owner, scheduled_id, stamp): (RunIdentity, i64, i64) = match handout.offer() {
             Offer::Task(t) => (t.owner.clone(), t.task.scheduled_event_id, t.task.stamp),
             Offer::Speculative(t) => (t.owner.clone(), t.scheduled_event_id, t.stamp),
-            Offer::Query(_) => return Err(Error::Internal("a query is not a workflow task".into())),
+            Offer::Query(_) => {
+                return Err(Error::Internal("a query is not a workflow task".into()));
+            }
         };
         let request = Start {
             scheduled_id,
@@ -133,7 +164,13 @@ impl Server {
             worker_version,
         };
         let target = Target::of(namespace, &owner);
-        let result = self.core.shards.on_run(target, move |run, cx| workflow_task::start(run, &request, cx)).await;
+        let result = self
+            .core
+            .shards
+            .on_run(target, move |run, cx| {
+                workflow_task::start(run, &request, cx)
+            })
+            .await;
         match &result {
             Err(Error::Unavailable(_)) => handout.requeue(),
             // Started or refused; a broken run must not come back to the head of its queue.
@@ -142,8 +179,17 @@ impl Server {
         result
     }
 
-    fn observe_start(&self, namespace: &Namespace, queue: &QueueName, scheduled: Time, started: Time) {
-        let metric = self.core.metrics.queue(&namespace.name, &queue.name, TaskType::Workflow);
+    fn observe_start(
+        &self,
+        namespace: &Namespace,
+        queue: &QueueName,
+        scheduled: Time,
+        started: Time,
+    ) {
+        let metric = self
+            .core
+            .metrics
+            .queue(&namespace.name, &queue.name, TaskType::Workflow);
         metric.schedule_to_start.observe(started.since(scheduled));
     }
 
@@ -155,7 +201,10 @@ impl Server {
         started: Started,
         _sticky: Option<&TaskQueue>,
     ) -> Result<PollWorkflowTaskQueueResponse, Error> {
-        let page = self.core.read_history(view, started.history_from, started.history_to, PAGE_BATCHES).await?;
+        let page = self
+            .core
+            .read_history(view, started.history_from, started.history_to, PAGE_BATCHES)
+            .await?;
         let mut events = page.events;
         let token = TaskToken::workflow(namespace, &view.run.id, &started.task);
         let next_page_token = match page.next_event_id {
@@ -196,7 +245,11 @@ impl Server {
         task: QueryTask,
         sticky: bool,
     ) -> Result<PollWorkflowTaskQueueResponse, Error> {
-        let view = self.core.shards.read(Target::of(namespace, &task.owner)).await?;
+        let view = self
+            .core
+            .shards
+            .read(Target::of(namespace, &task.owner))
+            .await?;
         let mut events = Vec::new();
         let mut next_page_token = Vec::new();
         if !sticky {
@@ -235,22 +288,32 @@ impl Server {
     ) -> Result<RespondWorkflowTaskCompletedResponse, Error> {
         let token = TaskToken::decode(&request.task_token)?.expect(TokenKind::Workflow)?;
         if request.intermediate_page || request.page_number != 0 {
-            return Err(Error::FailedPrecondition("workflow task completion in pages is not supported".into()));
+            return Err(Error::FailedPrecondition(
+                "workflow task completion in pages is not supported".into(),
+            ));
         }
         let completion = completion(namespace, request);
         let task = token.task();
         let done = self
             .core
             .shards
-            .on_run(token.target(namespace), move |run, cx| complete::complete(run, &task, completion, cx))
+            .on_run(token.target(namespace), move |run, cx| {
+                complete::complete(run, &task, completion, cx)
+            })
             .await?;
         let Done { value, view } = done;
         let mut activity_tasks = Vec::with_capacity(value.activities.len());
         for started in value.activities {
-            activity_tasks.push(self.activity_task_response(namespace, &view, started).await?);
+            activity_tasks.push(
+                self.activity_task_response(namespace, &view, started)
+                    .await?,
+            );
         }
         let workflow_task = match value.new_task {
-            Some(started) => Some(self.workflow_task_response(namespace, &view, started, None).await?),
+            Some(started) => Some(
+                self.workflow_task_response(namespace, &view, started, None)
+                    .await?,
+            ),
             None => None,
         };
         Ok(RespondWorkflowTaskCompletedResponse {
@@ -277,7 +340,9 @@ impl Server {
         };
         self.core
             .shards
-            .on_run(token.target(namespace), move |run, cx| workflow_task::fail(run, &task, failure, cx))
+            .on_run(token.target(namespace), move |run, cx| {
+                workflow_task::fail(run, &task, failure, cx)
+            })
             .await?;
         Ok(RespondWorkflowTaskFailedResponse {})
     }
@@ -289,7 +354,10 @@ impl Server {
         _call: Call,
     ) -> Result<ResetStickyTaskQueueResponse, Error> {
         let target = target(namespace, &request.execution)?;
-        self.core.shards.on_run(target, workflow_task::reset_sticky).await?;
+        self.core
+            .shards
+            .on_run(target, workflow_task::reset_sticky)
+            .await?;
         Ok(ResetStickyTaskQueueResponse {})
     }
 }
@@ -297,8 +365,14 @@ impl Server {
 fn completion(namespace: &Namespace, request: RespondWorkflowTaskCompletedRequest) -> Completion {
     let binary_checksum = request.binary_checksum;
     let sticky = request.sticky_attributes.and_then(|s| {
-        let queue = s.worker_task_queue.map(|q| q.name).filter(|name| !name.is_empty())?;
-        Some(Sticky { queue, timeout: nanos(span(&s.schedule_to_start_timeout)) })
+        let queue = s
+            .worker_task_queue
+            .map(|q| q.name)
+            .filter(|name| !name.is_empty())?;
+        Some(Sticky {
+            queue,
+            timeout: nanos(span(&s.schedule_to_start_timeout)),
+        })
     });
     Completion {
         commands: request.commands,
@@ -320,9 +394,17 @@ fn completion(namespace: &Namespace, request: RespondWorkflowTaskCompletedReques
 }
 
 pub(super) fn scaling(handout: &Handout) -> Option<PollerScalingDecision> {
-    handout.scaling().map(|poll_request_delta_suggestion| PollerScalingDecision { poll_request_delta_suggestion })
+    handout
+        .scaling()
+        .map(|poll_request_delta_suggestion| PollerScalingDecision {
+            poll_request_delta_suggestion,
+        })
 }
 
 fn normal_queue(name: String) -> TaskQueue {
-    TaskQueue { name, kind: TaskQueueKind::Normal as i32, ..Default::default() }
+    TaskQueue {
+        name,
+        kind: TaskQueueKind::Normal as i32,
+        ..Default::default()
+    }
 }

@@ -81,7 +81,10 @@ impl Actor {
             // ends would take all its runs along.
             if catch_unwind(AssertUnwindSafe(|| self.handle(message))).is_err() {
                 self.core.metrics.contained_failures.inc();
-                tracing::error!(shard = self.lane, "an operation panicked; its caller gets no answer");
+                tracing::error!(
+                    shard = self.lane,
+                    "an operation panicked; its caller gets no answer"
+                );
             }
         }
     }
@@ -115,7 +118,11 @@ impl Actor {
             }
         }
         tracing::error!(%error, shard = self.lane, runs = lost.len(), "a commit failed; runs are read again from the store");
-        self.pause = if durable == self.durable_at_failure { (self.pause * 2).min(PAUSE_MOST) } else { PAUSE_FIRST };
+        self.pause = if durable == self.durable_at_failure {
+            (self.pause * 2).min(PAUSE_MOST)
+        } else {
+            PAUSE_FIRST
+        };
         self.durable_at_failure = durable;
         // A wake-up may have come while the run in memory was ahead of the store: then nothing
         // else would bring it again.
@@ -130,7 +137,8 @@ impl Actor {
         let (core, pause) = (self.core.clone(), self.pause);
         self.core.runtime.spawn(async move {
             if core.stop.sleep(pause).await {
-                runs.into_iter().for_each(|run| core.shards.wake(run, now()));
+                runs.into_iter()
+                    .for_each(|run| core.shards.wake(run, now()));
             }
         });
     }
@@ -162,11 +170,24 @@ impl Actor {
             return;
         }
         match self.find(target) {
-            Ok(Some(no)) => self.operate(no, &target.namespace, |run, cx| operation(Some(run), cx), reply),
+            Ok(Some(no)) => self.operate(
+                no,
+                &target.namespace,
+                |run, cx| operation(Some(run), cx),
+                reply,
+            ),
             Ok(None) => {
-                let outcome = self.contain(&target.namespace, &target.workflow_id, |cx| operation(None, cx));
+                let outcome = self.contain(&target.namespace, &target.workflow_id, |cx| {
+                    operation(None, cx)
+                });
                 match outcome {
-                    Ok(outcome) => self.apply(outcome, &target.namespace, &target.workflow_id, None, Some(reply)),
+                    Ok(outcome) => self.apply(
+                        outcome,
+                        &target.namespace,
+                        &target.workflow_id,
+                        None,
+                        Some(reply),
+                    ),
                     Err(error) => self.answer(Err(error), reply),
                 }
             }
@@ -181,16 +202,25 @@ impl Actor {
             if let Some(no) = self.cache.current(namespace, &target.workflow_id) {
                 return Ok(Some(no));
             }
-            let found = self.core.store.current_run(&namespace, &target.workflow_id).map_err(unavailable)?;
+            let found = self
+                .core
+                .store
+                .current_run(&namespace, &target.workflow_id)
+                .map_err(unavailable)?;
             let Some(found) = found else { return Ok(None) };
             return Ok(self.load(found.run, true)?.then_some(found.run));
         };
         // Memory first: a run that was created a moment ago may not be in the store yet.
         if let Some((no, run)) = self.cache.by_run_id(&run_id) {
-            let is_it = run.id.namespace_id == namespace && run.id.workflow_id == target.workflow_id;
+            let is_it =
+                run.id.namespace_id == namespace && run.id.workflow_id == target.workflow_id;
             return Ok(is_it.then_some(no));
         }
-        let found = self.core.store.find_run(&namespace, &target.workflow_id, &run_id).map_err(unavailable)?;
+        let found = self
+            .core
+            .store
+            .find_run(&namespace, &target.workflow_id, &run_id)
+            .map_err(unavailable)?;
         let Some(found) = found else { return Ok(None) };
         Ok(self.load(found.run, false)?.then_some(found.run))
     }
@@ -204,10 +234,16 @@ impl Actor {
             return Ok(true);
         }
         let durable = self.durable();
-        if self.deleted.get(&no).is_some_and(|deletion| *deletion > durable) {
+        if self
+            .deleted
+            .get(&no)
+            .is_some_and(|deletion| *deletion > durable)
+        {
             return Ok(false);
         }
-        let Some(stored) = self.core.store.load_run(no).map_err(unavailable)? else { return Ok(false) };
+        let Some(stored) = self.core.store.load_run(no).map_err(unavailable)? else {
+            return Ok(false);
+        };
         let (run, tail) = rebuild(stored)?;
         self.cache.insert(Arc::new(run), tail, is_current, durable);
         Ok(true)
@@ -226,7 +262,13 @@ impl Actor {
         let run = entry.run.clone();
         let commit = entry.commit;
         match self.contain(namespace, &run.id.workflow_id, |cx| operation(&run, cx)) {
-            Ok(outcome) => self.apply(outcome, namespace, &run.id.workflow_id, Some(no), Some(reply)),
+            Ok(outcome) => self.apply(
+                outcome,
+                namespace,
+                &run.id.workflow_id,
+                Some(no),
+                Some(reply),
+            ),
             // The error may rest on what is not durable yet: it waits like any answer.
             Err(error) => self.after(commit, move |durable| {
                 let _ = reply.send(Err(durable.err().unwrap_or(error)));
@@ -252,16 +294,28 @@ impl Actor {
     }
 
     /// A broken invariant is contained here: the run stays as it was.
-    fn guard<R>(&self, namespace: &Namespace, workflow_id: &str, call: impl FnOnce() -> Result<R, Error>) -> Result<R, Error> {
+    fn guard<R>(
+        &self,
+        namespace: &Namespace,
+        workflow_id: &str,
+        call: impl FnOnce() -> Result<R, Error>,
+    ) -> Result<R, Error> {
         catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
             let what = panic
                 .downcast_ref::<String>()
                 .map(String::as_str)
                 .or_else(|| panic.downcast_ref::<&str>().copied())
                 .unwrap_or("unknown");
-            tracing::error!(namespace = namespace.name, workflow_id, what, "a broken invariant was contained: the run was rolled back");
+            tracing::error!(
+                namespace = namespace.name,
+                workflow_id,
+                what,
+                "a broken invariant was contained: the run was rolled back"
+            );
             self.core.metrics.contained_failures.inc();
-            Err(Error::Internal(format!("the engine broke an invariant: {what}")))
+            Err(Error::Internal(format!(
+                "the engine broke an invariant: {what}"
+            )))
         })
     }
 
@@ -275,7 +329,10 @@ impl Actor {
         no: Option<RunNo>,
         reply: Option<Reply<T>>,
     ) {
-        let Outcome { mut transitions, reply: answer } = outcome;
+        let Outcome {
+            mut transitions,
+            reply: answer,
+        } = outcome;
         let built = self.guard(namespace, workflow_id, || {
             let commit = crate::commit::commit(&transitions, namespace);
             Ok((commit, publish::prepare(&mut transitions, namespace)))
@@ -302,11 +359,18 @@ impl Actor {
             touched.push(run);
         }
         for no in &touched {
-            rests_on = self.cache.get(*no).map_or(rests_on, |e| e.commit.max(rests_on));
+            rests_on = self
+                .cache
+                .get(*no)
+                .map_or(rests_on, |e| e.commit.max(rests_on));
         }
-        let view = viewed.and_then(|no| self.cache.get(no)).map(|e| View { run: e.run.clone(), tail: e.tail.clone() });
+        let view = viewed.and_then(|no| self.cache.get(no)).map(|e| View {
+            run: e.run.clone(),
+            tail: e.tail.clone(),
+        });
         let answer = answer.and_then(|value| {
-            let view = view.ok_or_else(|| Error::Internal("an operation answered without a run".into()))?;
+            let view =
+                view.ok_or_else(|| Error::Internal("an operation answered without a run".into()))?;
             Ok(Done { value, view })
         });
         let core = self.core.clone();
@@ -332,7 +396,12 @@ impl Actor {
     }
 
     fn install(&mut self, transition: Transition) -> RunNo {
-        let Transition { run, created, batches, .. } = transition;
+        let Transition {
+            run,
+            created,
+            batches,
+            ..
+        } = transition;
         let no = RunNo(run.id.no);
         if let Some(entry) = self.cache.get(no) {
             entry.advance(run, batches);
@@ -346,7 +415,11 @@ impl Actor {
     }
 
     /// Hands a commit over; `finish` is called when it is durable or has failed. Returns its number.
-    fn submit(&mut self, commit: Commit, finish: impl FnOnce(Result<(), Error>) + Send + 'static) -> u64 {
+    fn submit(
+        &mut self,
+        commit: Commit,
+        finish: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) -> u64 {
         self.submitted += 1;
         let number = self.submitted;
         let (core, durable) = (self.core.clone(), self.durable.clone());
@@ -394,7 +467,9 @@ impl Actor {
             // The clock was set back meanwhile: this wake-up would not come again.
             return self.core.timers.arm(owner, at);
         }
-        let Ok(namespace) = self.core.namespaces.by_id(&owner.namespace) else { return };
+        let Ok(namespace) = self.core.namespaces.by_id(&owner.namespace) else {
+            return;
+        };
         match self.load(owner.run, false) {
             Ok(true) => {}
             Ok(false) => return,
@@ -403,18 +478,35 @@ impl Actor {
                 return self.wake_later(vec![owner]);
             }
         }
-        let Some(run) = self.cache.get(owner.run).map(|e| e.run.clone()) else { return };
-        let outcome = self.contain(&namespace, &owner.workflow_id, |cx| Ok(tidemill_engine::deadline::fire(&run, cx)));
+        let Some(run) = self.cache.get(owner.run).map(|e| e.run.clone()) else {
+            return;
+        };
+        let outcome = self.contain(&namespace, &owner.workflow_id, |cx| {
+            Ok(tidemill_engine::deadline::fire(&run, cx))
+        });
         if let Ok(outcome) = outcome {
-            self.apply::<()>(outcome, &namespace, &owner.workflow_id, Some(owner.run), None);
+            self.apply::<()>(
+                outcome,
+                &namespace,
+                &owner.workflow_id,
+                Some(owner.run),
+                None,
+            );
         }
     }
 
-    pub(super) fn delete(&mut self, owner: &RunIdentity, reply: oneshot::Sender<Result<(), Error>>) {
+    pub(super) fn delete(
+        &mut self,
+        owner: &RunIdentity,
+        reply: oneshot::Sender<Result<(), Error>>,
+    ) {
         let run = owner.run;
         self.cache.remove(run);
         let core = self.core.clone();
-        let commit = Commit { deletes: vec![run], ..Default::default() };
+        let commit = Commit {
+            deletes: vec![run],
+            ..Default::default()
+        };
         let number = self.submit(commit, move |durable| {
             if durable.is_ok() {
                 core.waiters.run_dropped(run);
@@ -434,7 +526,9 @@ fn failed_commit(core: &Core, error: &tidemill_store::Error) -> Error {
     if core.stop.has_begun() {
         return stopping();
     }
-    Error::Unavailable(format!("the change could not be stored, try again: {error}"))
+    Error::Unavailable(format!(
+        "the change could not be stored, try again: {error}"
+    ))
 }
 
 fn not_found(target: &Target) -> Error {
@@ -454,11 +548,19 @@ fn unavailable(error: tidemill_store::Error) -> Error {
 
 /// A run and the first part of its history, from its records.
 fn rebuild(stored: StoredRun) -> Result<(Run, Tail), Error> {
-    let broken = |e: prost::DecodeError| Error::DataLoss(format!("run {} cannot be decoded: {e}", stored.owner.run.0));
+    let broken = |e: prost::DecodeError| {
+        Error::DataLoss(format!("run {} cannot be decoded: {e}", stored.owner.run.0))
+    };
     let first = decode_batch(&stored.first_batch).map_err(broken)?;
-    let started: HistoryEvent =
-        first.events.first().cloned().ok_or_else(|| Error::DataLoss("a run's history is empty".into()))?;
-    let rows = stored.state.iter().filter_map(|r| r.value.as_ref().map(|v| (r.kind, r.id, &v[..])));
+    let started: HistoryEvent = first
+        .events
+        .first()
+        .cloned()
+        .ok_or_else(|| Error::DataLoss("a run's history is empty".into()))?;
+    let rows = stored
+        .state
+        .iter()
+        .filter_map(|r| r.value.as_ref().map(|v| (r.kind, r.id, &v[..])));
     let mut run = Run::load(run_id(&stored.owner), Arc::new(started), rows).map_err(broken)?;
     run.core.stored_due = stored.due.unwrap_or(0);
     let mut tail = Tail::default();
@@ -469,7 +571,9 @@ fn rebuild(stored: StoredRun) -> Result<(Run, Tail), Error> {
 }
 
 /// A stored batch with its events.
-pub(crate) fn decode_batch(batch: &HistoryBatch) -> Result<tidemill_engine::Batch, prost::DecodeError> {
+pub(crate) fn decode_batch(
+    batch: &HistoryBatch,
+) -> Result<tidemill_engine::Batch, prost::DecodeError> {
     let history = History::decode(batch.bytes.clone())?;
     Ok(tidemill_engine::Batch {
         first_event_id: batch.first_event_id,
@@ -478,4 +582,3 @@ pub(crate) fn decode_batch(batch: &HistoryBatch) -> Result<tidemill_engine::Batc
         bytes: batch.bytes.clone(),
     })
 }
-

@@ -62,7 +62,12 @@ impl Entry {
     /// for months until one completes.
     fn is_evictable(&self, durable: u64) -> bool {
         let v = &self.run.volatile;
-        let speculative = self.run.core.workflow_task.as_ref().is_some_and(|t| t.speculative);
+        let speculative = self
+            .run
+            .core
+            .workflow_task
+            .as_ref()
+            .is_some_and(|t| t.speculative);
         self.commit <= durable
             && v.updates.values().all(|u| u.stage == UpdateStage::Accepted)
             && v.queries.is_empty()
@@ -121,7 +126,8 @@ impl Cache {
     pub(super) fn set_current(&mut self, run: RunNo) {
         if let Some(entry) = self.runs.get(&run) {
             let id = &entry.run.id;
-            self.current.insert((id.namespace_id, id.workflow_id.clone()), run);
+            self.current
+                .insert((id.namespace_id, id.workflow_id.clone()), run);
         }
     }
 
@@ -133,7 +139,12 @@ impl Cache {
             self.by_run_id.insert(run_id, no);
         }
         self.uses += 1;
-        let entry = Entry { run, tail, commit: 0, used: self.uses };
+        let entry = Entry {
+            run,
+            tail,
+            commit: 0,
+            used: self.uses,
+        };
         self.runs.insert(no, entry);
         if is_current {
             self.set_current(no);
@@ -144,7 +155,9 @@ impl Cache {
     }
 
     pub(super) fn remove(&mut self, run: RunNo) {
-        let Some(entry) = self.runs.remove(&run) else { return };
+        let Some(entry) = self.runs.remove(&run) else {
+            return;
+        };
         if let Some(run_id) = key(&entry.run) {
             self.by_run_id.remove(&run_id);
         }
@@ -159,8 +172,12 @@ impl Cache {
     /// is whoever asks for room: that run stays.
     fn shrink(&mut self, durable: u64) {
         let goes = |e: &Entry| e.used != self.uses && e.is_evictable(durable);
-        let mut idle: Vec<_> =
-            self.runs.iter().filter(|(_, e)| goes(e)).map(|(no, e)| (e.used, *no)).collect();
+        let mut idle: Vec<_> = self
+            .runs
+            .iter()
+            .filter(|(_, e)| goes(e))
+            .map(|(no, e)| (e.used, *no))
+            .collect();
         let surplus = self.runs.len().saturating_sub(self.most).min(idle.len());
         if surplus > 0 {
             idle.select_nth_unstable(surplus - 1);

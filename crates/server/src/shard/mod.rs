@@ -20,8 +20,8 @@ use tokio::task::JoinHandle;
 
 use crate::core::Core;
 use crate::namespaces::Namespace;
-pub(crate) use actor::{View, decode_batch};
 use actor::{Actor, Message};
+pub(crate) use actor::{View, decode_batch};
 
 /// An operation's answer with the run as it was left.
 pub(crate) struct Done<T> {
@@ -40,18 +40,31 @@ pub(crate) struct Target {
 
 impl Target {
     /// A target from request fields: an empty run id means the current run.
-    pub(crate) fn new(namespace: &Namespace, workflow_id: &str, run_id: &str) -> Result<Self, Error> {
+    pub(crate) fn new(
+        namespace: &Namespace,
+        workflow_id: &str,
+        run_id: &str,
+    ) -> Result<Self, Error> {
         let run_id = match run_id {
             "" => None,
             text => Some(
-                tidemill_engine::ids::parse_uuid(text).ok_or_else(|| Error::invalid("Invalid RunId."))?,
+                tidemill_engine::ids::parse_uuid(text)
+                    .ok_or_else(|| Error::invalid("Invalid RunId."))?,
             ),
         };
-        Ok(Self { namespace: namespace.clone(), workflow_id: workflow_id.into(), run_id })
+        Ok(Self {
+            namespace: namespace.clone(),
+            workflow_id: workflow_id.into(),
+            run_id,
+        })
     }
 
     pub(crate) fn of(namespace: &Namespace, owner: &RunIdentity) -> Self {
-        Self { namespace: namespace.clone(), workflow_id: owner.workflow_id.clone(), run_id: Some(owner.run_id) }
+        Self {
+            namespace: namespace.clone(),
+            workflow_id: owner.workflow_id.clone(),
+            run_id: Some(owner.run_id),
+        }
     }
 }
 
@@ -67,7 +80,13 @@ pub(crate) struct Mailboxes(Vec<mpsc::UnboundedReceiver<Message>>);
 impl Shards {
     pub(crate) fn new(count: usize) -> (Self, Mailboxes) {
         let (boxes, receivers) = (0..count.max(1)).map(|_| mpsc::unbounded_channel()).unzip();
-        (Self { boxes, hasher: RandomState::new() }, Mailboxes(receivers))
+        (
+            Self {
+                boxes,
+                hasher: RandomState::new(),
+            },
+            Mailboxes(receivers),
+        )
     }
 
     /// Starts the actors, which run until [`Shards::stop`].
@@ -123,7 +142,11 @@ impl Shards {
         workflow_id: &str,
         operation: impl FnOnce(Option<&Run>, &Cx<'_>) -> Result<Outcome<T>, Error> + Send + 'static,
     ) -> Result<Done<T>, Error> {
-        let target = Target { namespace: namespace.clone(), workflow_id: workflow_id.into(), run_id: None };
+        let target = Target {
+            namespace: namespace.clone(),
+            workflow_id: workflow_id.into(),
+            run_id: None,
+        };
         let lane = self.lane(&namespace.id, workflow_id);
         let (reply, receive) = oneshot::channel();
         let job = Box::new(move |actor: &mut Actor| actor.on_workflow(&target, operation, reply));
@@ -133,11 +156,17 @@ impl Shards {
 
     /// A run as it is (durably) now.
     pub(crate) async fn read(&self, target: Target) -> Result<View, Error> {
-        Ok(self.on_run(target, |_, _| Ok(Outcome::unchanged(()))).await?.view)
+        Ok(self
+            .on_run(target, |_, _| Ok(Outcome::unchanged(())))
+            .await?
+            .view)
     }
 
     /// Deletes a closed run and all its records. It is asked for at once; the future only waits.
-    pub(crate) fn delete(&self, run: RunIdentity) -> impl Future<Output = Result<(), Error>> + use<> {
+    pub(crate) fn delete(
+        &self,
+        run: RunIdentity,
+    ) -> impl Future<Output = Result<(), Error>> + use<> {
         let lane = self.lane(&run.namespace, &run.workflow_id);
         let (reply, receive) = oneshot::channel();
         let job = Box::new(move |actor: &mut Actor| actor.delete(&run, reply));

@@ -519,8 +519,16 @@ mod tests {
     fn every_operator_on_every_type() {
         // Which operators a type has, and which literals: one row per type.
         const OPERATORS: [&str; 10] = [
-            "= $", "!= $", "< $", ">= $", "IN ($, $)", "NOT IN ($)", "BETWEEN $ AND $",
-            "STARTS_WITH $", "IS NULL", "IS NOT NULL",
+            "= $",
+            "!= $",
+            "< $",
+            ">= $",
+            "IN ($, $)",
+            "NOT IN ($)",
+            "BETWEEN $ AND $",
+            "STARTS_WITH $",
+            "IS NULL",
+            "IS NOT NULL",
         ];
         const LITERALS: [&str; 6] = ["true", "1", "1.5", "'x'", "'2026-01-01T00:00:00Z'", "'1s'"];
         let rows = [
@@ -552,20 +560,62 @@ mod tests {
     #[test]
     fn mistakes_are_explained() {
         let rows = [
-            ("Workflowtype = 'x'", "at position 1: `Workflowtype` is not a search attribute: did you mean WorkflowType?"),
-            ("Colour = 'x'", "at position 1: `Colour` is not a search attribute"),
-            ("K = 'x' AND I = '5'", "at position 17: I is Int, not '5': write a number, without quotes"),
-            ("B = 'true'", "at position 5: B is Bool, not 'true': write true or false, without quotes"),
-            ("K = 5", "at position 5: K is Keyword, not 5: write text between quotes"),
-            ("T = 'yesterday'", "at position 5: 'yesterday' is not a time: write '2026-01-31T12:00:00Z' or nanoseconds since 1970"),
-            ("ExecutionDuration > 'long'", "at position 21: 'long' is not a duration: write '1h30m', '01:30:00' or nanoseconds"),
-            ("ExecutionStatus = 'running'", "at position 19: 'running' is no execution status: did you mean 'Running'?"),
-            ("ExecutionStatus = 99", "at position 19: 99 is no execution status: there are Running, Completed, Failed, Canceled, Terminated, ContinuedAsNew, TimedOut, Paused"),
-            ("ExecutionStatus STARTS_WITH 'R'", "at position 17: STARTS_WITH does not work on ExecutionStatus (Keyword): it has =, !=, <, <=, >, >=, IN, BETWEEN, IS NULL"),
-            ("L > 'x'", "at position 3: > does not work on L (KeywordList): it has =, !=, IN, IS NULL"),
-            ("X IN ('x')", "at position 3: IN does not work on X (Text): it has =, !=, IS NULL"),
-            ("X = '!?'", "at position 5: the text has no letter and no digit to search for"),
-            ("I = 1 GROUP BY WorkflowType", "at position 16: GROUP BY WorkflowType is not supported: only ExecutionStatus and TemporalNamespaceDivision can be grouped"),
+            (
+                "Workflowtype = 'x'",
+                "at position 1: `Workflowtype` is not a search attribute: did you mean WorkflowType?",
+            ),
+            (
+                "Colour = 'x'",
+                "at position 1: `Colour` is not a search attribute",
+            ),
+            (
+                "K = 'x' AND I = '5'",
+                "at position 17: I is Int, not '5': write a number, without quotes",
+            ),
+            (
+                "B = 'true'",
+                "at position 5: B is Bool, not 'true': write true or false, without quotes",
+            ),
+            (
+                "K = 5",
+                "at position 5: K is Keyword, not 5: write text between quotes",
+            ),
+            (
+                "T = 'yesterday'",
+                "at position 5: 'yesterday' is not a time: write '2026-01-31T12:00:00Z' or nanoseconds since 1970",
+            ),
+            (
+                "ExecutionDuration > 'long'",
+                "at position 21: 'long' is not a duration: write '1h30m', '01:30:00' or nanoseconds",
+            ),
+            (
+                "ExecutionStatus = 'running'",
+                "at position 19: 'running' is no execution status: did you mean 'Running'?",
+            ),
+            (
+                "ExecutionStatus = 99",
+                "at position 19: 99 is no execution status: there are Running, Completed, Failed, Canceled, Terminated, ContinuedAsNew, TimedOut, Paused",
+            ),
+            (
+                "ExecutionStatus STARTS_WITH 'R'",
+                "at position 17: STARTS_WITH does not work on ExecutionStatus (Keyword): it has =, !=, <, <=, >, >=, IN, BETWEEN, IS NULL",
+            ),
+            (
+                "L > 'x'",
+                "at position 3: > does not work on L (KeywordList): it has =, !=, IN, IS NULL",
+            ),
+            (
+                "X IN ('x')",
+                "at position 3: IN does not work on X (Text): it has =, !=, IS NULL",
+            ),
+            (
+                "X = '!?'",
+                "at position 5: the text has no letter and no digit to search for",
+            ),
+            (
+                "I = 1 GROUP BY WorkflowType",
+                "at position 16: GROUP BY WorkflowType is not supported: only ExecutionStatus and TemporalNamespaceDivision can be grouped",
+            ),
         ];
         for (filter, expected) in rows {
             assert_eq!(outcome(filter).unwrap_err(), expected, "{filter}");
@@ -588,10 +638,16 @@ mod tests {
             ("NOT (NOT K STARTS_WITH 'x')", "K STARTS_WITH 'x'"),
             ("K = 'a' OR K IN ('b', 'c')", "K IN ('a', 'b', 'c')"),
             ("I = 1 AND (I = 2 AND D = 3)", "I = 1 AND I = 2 AND D = 3"),
-            ("I >= 1 AND K = 'x' AND I <= 2", "I BETWEEN 1 AND 2 AND K = 'x'"),
+            (
+                "I >= 1 AND K = 'x' AND I <= 2",
+                "I BETWEEN 1 AND 2 AND K = 'x'",
+            ),
             ("I < 1 AND NOT I <= 0 ", "NOT (I >= 1 OR I <= 0)"),
             ("ExecutionStatus = 'Running'", "ExecutionStatus = 1"),
-            ("ScheduleId = 'a'", "WorkflowId = 'temporal-sys-scheduler:a'"),
+            (
+                "ScheduleId = 'a'",
+                "WorkflowId = 'temporal-sys-scheduler:a'",
+            ),
         ];
         for (filter, expected) in rows {
             let (found, same) = (outcome(filter).unwrap(), outcome(expected).unwrap());
@@ -625,7 +681,11 @@ mod tests {
             ("GROUP BY ExecutionStatus", false),
         ];
         for (filter, expected) in rows {
-            assert_eq!(outcome(filter).unwrap().mentions_division, expected, "{filter}");
+            assert_eq!(
+                outcome(filter).unwrap().mentions_division,
+                expected,
+                "{filter}"
+            );
         }
     }
 }

@@ -127,20 +127,29 @@ impl Compiler {
         sql.push(if exists { "EXISTS" } else { "NOT EXISTS" });
         sql.push("(SELECT 1 FROM attributes AS a INDEXED BY attributes_run WHERE a.run = e.run");
         sql.push(" AND a.name = ").param(Value::Text(name.clone()));
-        sql.push(" AND a.namespace = ").param(Value::Integer(self.namespace));
+        sql.push(" AND a.namespace = ")
+            .param(Value::Integer(self.namespace));
         self.value(sql, test.kind, &condition);
         sql.push(")");
     }
 
     /// ` AND <condition on a.value>`. Rows that an attribute of another type and the same name
-    /// left behind do not count: to SQLite every text is larger than every number.
+    /// left behind do not count: to SQLite every text is larger than every number. A bound that
+    /// excludes them already must stay alone, or SQLite may seek by the wrong one of the two.
     fn value(self, sql: &mut Sql, kind: AttributeType, condition: &Predicate) {
-        sql.push(match kind {
-            _ if matches!(condition, Predicate::In(_)) => "",
-            AttributeType::Keyword | AttributeType::KeywordList | AttributeType::Text => {
-                " AND a.value >= ''"
-            }
-            _ => " AND a.value < ''",
+        let is_text = matches!(
+            kind,
+            AttributeType::Keyword | AttributeType::KeywordList | AttributeType::Text
+        );
+        let guarded = match condition {
+            Predicate::In(_) => true,
+            Predicate::Range(from, to) => *(if is_text { from } else { to }) != Bound::Unbounded,
+            _ => false,
+        };
+        sql.push(match (guarded, is_text) {
+            (true, _) => "",
+            (false, true) => " AND a.value >= ''",
+            (false, false) => " AND a.value < ''",
         });
         if *condition != Predicate::NotNull {
             sql.push(" AND ");
@@ -158,8 +167,11 @@ impl Compiler {
                 }
                 // A set may hold several of the values asked for, a scalar is one row.
                 let distinct = if is_set(test.kind) { "DISTINCT " } else { "" };
-                sql.push("SELECT ").push(distinct).push("a.run AS run FROM attributes AS a");
-                sql.push(" WHERE a.namespace = ").param(Value::Integer(self.namespace));
+                sql.push("SELECT ")
+                    .push(distinct)
+                    .push("a.run AS run FROM attributes AS a");
+                sql.push(" WHERE a.namespace = ")
+                    .param(Value::Integer(self.namespace));
                 sql.push(" AND a.name = ").param(Value::Text(name.clone()));
                 self.value(&mut sql, test.kind, &test.predicate);
                 return Some(sql);
@@ -181,8 +193,10 @@ impl Compiler {
             predicate if !is_listable(predicate) => return None,
             _ => {}
         }
-        sql.push("SELECT e.run AS run FROM executions AS e INDEXED BY ").push(index);
-        sql.push(" WHERE e.namespace = ").param(Value::Integer(self.namespace));
+        sql.push("SELECT e.run AS run FROM executions AS e INDEXED BY ")
+            .push(index);
+        sql.push(" WHERE e.namespace = ")
+            .param(Value::Integer(self.namespace));
         if sparse {
             // Says that the partial index holds all rows wanted.
             sql.push(" AND ").push(operand(column)).push(" IS NOT NULL");
@@ -233,7 +247,9 @@ fn close_time(sql: &mut Sql, condition: &Predicate) {
         Predicate::Null => " = ",
         _ => " < ",
     };
-    sql.push(SORT_TIME).push(is_open).param(Value::Integer(OPEN));
+    sql.push(SORT_TIME)
+        .push(is_open)
+        .param(Value::Integer(OPEN));
     if !matches!(condition, Predicate::Null | Predicate::NotNull) {
         sql.push(" AND ");
         predicate(sql, SORT_TIME, condition);
@@ -282,7 +298,8 @@ fn list(sql: &mut Sql, operand: &str, values: &[Value], one: &str, many: &str) {
     }
     sql.push(many);
     for (at, value) in values.iter().enumerate() {
-        sql.push(if at == 0 { "" } else { "," }).param(value.clone());
+        sql.push(if at == 0 { "" } else { "," })
+            .param(value.clone());
     }
     sql.push(")");
 }

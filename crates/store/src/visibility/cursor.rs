@@ -78,14 +78,21 @@ mod tests {
         let token = encode(bound, position);
         assert_eq!(decode(bound, &token).unwrap(), position);
 
-        let mut garbage: Vec<Vec<u8>> = vec![vec![], vec![VERSION], vec![0; BYTES], b"x".repeat(40)];
+        let mut garbage: Vec<Vec<u8>> =
+            vec![vec![], vec![VERSION], vec![0; BYTES], b"x".repeat(40)];
         garbage.push(token[..token.len() - 1].to_vec());
         garbage.push([&token[..], &[0]].concat());
         for token in &garbage {
-            assert!(matches!(decode(bound, token), Err(Error::InvalidPageToken)), "{token:?}");
+            assert!(
+                matches!(decode(bound, token), Err(Error::InvalidPageToken)),
+                "{token:?}"
+            );
         }
         for other in [binding(2, "A = 1"), binding(1, "A = 2"), binding(1, "")] {
-            assert!(matches!(decode(other, &token), Err(Error::InvalidPageToken)));
+            assert!(matches!(
+                decode(other, &token),
+                Err(Error::InvalidPageToken)
+            ));
         }
     }
 }

@@ -59,7 +59,10 @@ pub fn count(
 }
 
 /// Runs a compiled count.
-pub(super) fn run_count(connection: &Connection, query: &CountQuery) -> Result<ExecutionCount, Error> {
+pub(super) fn run_count(
+    connection: &Connection,
+    query: &CountQuery,
+) -> Result<ExecutionCount, Error> {
     let Some(group_by) = query.group_by else {
         return Ok(ExecutionCount {
             total: query.sql.count(connection)?,
@@ -74,7 +77,10 @@ pub(super) fn run_count(connection: &Connection, query: &CountQuery) -> Result<E
     while let Some(row) = rows.next().map_err(io)? {
         let group = match group_by {
             Grouping::Status => literal::status_name(row.get(0).map_err(io)?).to_owned(),
-            Grouping::Division => row.get::<_, Option<String>>(0).map_err(io)?.unwrap_or_default(),
+            Grouping::Division => row
+                .get::<_, Option<String>>(0)
+                .map_err(io)?
+                .unwrap_or_default(),
         };
         groups.push((AttributeValue::Keyword(group), row.get(1).map_err(io)?));
     }

@@ -111,7 +111,10 @@ mod tests {
                 vec![text("a"), text("b")],
             ),
             (AttributeValue::KeywordList(vec![]), vec![]),
-            (AttributeValue::Text("b A".into()), vec![text("a"), text("b")]),
+            (
+                AttributeValue::Text("b A".into()),
+                vec![text("a"), text("b")],
+            ),
             (AttributeValue::Text("!".into()), vec![text("")]),
         ];
         for (value, expected) in rows {

@@ -226,12 +226,18 @@ mod tests {
         check(" \t\n", &[]);
         check("A='x'", &[word("A"), Symbol("="), text("x")]);
         check("A<=1", &[word("A"), Symbol("<="), number("1")]);
-        check("A<>-1", &[word("A"), Symbol("<>"), Symbol("-"), number("1")]);
+        check(
+            "A<>-1",
+            &[word("A"), Symbol("<>"), Symbol("-"), number("1")],
+        );
         check("a.b c_1", &[word("a.b"), word("c_1")]);
         check("a. b", &[word("a"), Symbol("."), word("b")]);
         check("größe 名前", &[word("größe"), word("名前")]);
         check("`a b`", &[Token::Quoted("a b".to_owned())]);
-        check("1 1.5 .5 1. 1e3 1E-3", &["1", "1.5", ".5", "1.", "1e3", "1E-3"].map(number));
+        check(
+            "1 1.5 .5 1. 1e3 1E-3",
+            &["1", "1.5", ".5", "1.", "1e3", "1E-3"].map(number),
+        );
         check("'it''s'", &[text("it's")]);
         check(r"'it\'s'", &[text("it's")]);
         check(r#""say ""hi"" 'x'""#, &[text(r#"say "hi" 'x'"#)]);
@@ -243,14 +249,35 @@ mod tests {
     #[test]
     fn bad_text_is_refused_with_its_place() {
         let rows = [
-            ("A = 'x", "at position 5: the text is not closed: a ' is missing"),
-            (r"A = 'x\", "at position 5: the text is not closed: a ' is missing"),
-            (r"A = 'x\'", "at position 5: the text is not closed: a ' is missing"),
-            ("A = \"x'", "at position 5: the text is not closed: a \" is missing"),
-            ("`A = 1", "at position 1: the name is not closed: a ` is missing"),
+            (
+                "A = 'x",
+                "at position 5: the text is not closed: a ' is missing",
+            ),
+            (
+                r"A = 'x\",
+                "at position 5: the text is not closed: a ' is missing",
+            ),
+            (
+                r"A = 'x\'",
+                "at position 5: the text is not closed: a ' is missing",
+            ),
+            (
+                "A = \"x'",
+                "at position 5: the text is not closed: a \" is missing",
+            ),
+            (
+                "`A = 1",
+                "at position 1: the name is not closed: a ` is missing",
+            ),
             ("``", "at position 1: the name between ` and ` is empty"),
-            ("é = 1x", "at position 5: a number runs into a word: put text between quotes"),
-            ("A = 0x1F", "at position 5: a number runs into a word: put text between quotes"),
+            (
+                "é = 1x",
+                "at position 5: a number runs into a word: put text between quotes",
+            ),
+            (
+                "A = 0x1F",
+                "at position 5: a number runs into a word: put text between quotes",
+            ),
             ("A = \u{1f389}", "at position 5: unexpected character '🎉'"),
             ("A = 'x' \0", "at position 9: unexpected character '\\0'"),
         ];

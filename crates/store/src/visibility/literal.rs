@@ -86,7 +86,8 @@ pub(super) fn datetime(text: &str) -> Option<Nanos> {
     }
     let (fraction, zone) = fraction(rest)?;
     let seconds = days_from_epoch(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second;
-    let nanos = i128::from(seconds - offset_seconds(zone)?) * NANOS_PER_SECOND + i128::from(fraction);
+    let nanos =
+        i128::from(seconds - offset_seconds(zone)?) * NANOS_PER_SECOND + i128::from(fraction);
     Some(clamp(nanos))
 }
 
@@ -136,7 +137,9 @@ fn clock(text: &str) -> Option<i64> {
     if parts.next().is_some() || minutes > 59 || seconds > 59 {
         return None;
     }
-    let seconds = hours.checked_mul(3_600)?.checked_add(minutes * 60 + seconds)?;
+    let seconds = hours
+        .checked_mul(3_600)?
+        .checked_add(minutes * 60 + seconds)?;
     seconds.checked_mul(1_000_000_000)
 }
 
@@ -164,9 +167,8 @@ fn units(text: &str) -> Option<i64> {
         let end = rest.find(|c: char| !c.is_ascii_digit())?;
         let (whole, after) = rest.split_at(end);
         let after_point = after.strip_prefix('.');
-        let fraction_end = after_point.map_or(Some(0), |after| {
-            after.find(|c: char| !c.is_ascii_digit())
-        })?;
+        let fraction_end =
+            after_point.map_or(Some(0), |after| after.find(|c: char| !c.is_ascii_digit()))?;
         let (fraction, after) = after_point.unwrap_or(after).split_at(fraction_end);
         // Eighteen digits are more than nanoseconds need and less than overflows.
         if whole.len() + fraction.len() == 0 || whole.len() > 18 || fraction.len() > 18 {
@@ -225,7 +227,10 @@ mod tests {
             ("1969-12-31T23:59:59Z", Some(-1_000_000_000)),
             ("2000-02-29T12:34:56Z", Some(951_827_696_000_000_000)),
             ("2024-03-01T00:00:00Z", Some(1_709_251_200_000_000_000)),
-            ("2026-08-21t07:08:09.123456789987z", Some(1_787_296_089_123_456_789)),
+            (
+                "2026-08-21t07:08:09.123456789987z",
+                Some(1_787_296_089_123_456_789),
+            ),
             ("9999-12-31T23:59:59Z", Some(i64::MAX)),
             ("0001-01-01T00:00:00Z", Some(i64::MIN)),
             ("2023-02-29T00:00:00Z", None),

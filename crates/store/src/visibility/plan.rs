@@ -6,7 +6,7 @@
 //!   them and sort. Right when few rows fit that condition.
 //!
 //! SQLite cannot tell the two apart without statistics of its own, so the choice is made here, by
-//! counting how many runs each condition has, up to [`DRIVE_MAX`]: a look into one index.
+//! counting how many runs each condition has, up to a limit: a look into one index.
 
 use rusqlite::types::Value;
 
@@ -18,13 +18,15 @@ use super::parser::parse;
 use super::schema::{Column, Schema, Target};
 use crate::{AttributeType, Error};
 
-/// Most runs that are fetched one by one and sorted.
-const DRIVE_MAX: i64 = 50_000;
+/// Most runs that a list fetches one by one and sorts. Above, a walk meets enough of them soon.
+const LIST_DRIVE_MAX: i64 = 50_000;
+/// Most runs that a count fetches one by one. A count has no page that fills early: a walk always
+/// goes through the whole namespace.
+const COUNT_DRIVE_MAX: i64 = 150_000;
 /// Most alternatives that are united into one set. SQLite limits them to 500.
 const UNION_MAX: usize = 50;
 
-const COLUMNS: &str =
-    "e.run, e.run_id, e.workflow_id, e.status, e.close_time, e.history_length, e.info, e.start_time";
+const COLUMNS: &str = "e.run, e.run_id, e.workflow_id, e.status, e.close_time, e.history_length, e.info, e.start_time";
 
 /// What a count is grouped by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,15 +64,16 @@ pub fn compile_list(
     let limit = i64::try_from(page_size.saturating_add(1)).unwrap_or(i64::MAX);
     let compiler = Compiler { namespace };
     let conjuncts = conjuncts(checked);
-    let order =
-        format!(" ORDER BY {SORT_TIME} DESC, e.start_time DESC, e.run DESC");
+    let order = format!(" ORDER BY {SORT_TIME} DESC, e.start_time DESC, e.run DESC");
 
     let mut sql = Sql::default();
-    let driver = driver(compiler, &conjuncts, probe)?;
+    let driver = driver(compiler, &conjuncts, LIST_DRIVE_MAX, probe)?;
     match &driver {
         Some(driver) => {
             // The rows that are sorted are narrow: what the page returns is fetched after.
-            sql.push("SELECT ").push(COLUMNS).push(" FROM (SELECT e.run AS run FROM ");
+            sql.push("SELECT ")
+                .push(COLUMNS)
+                .push(" FROM (SELECT e.run AS run FROM ");
             from(&mut sql, driver);
         }
         None => {
@@ -78,14 +81,18 @@ pub fn compile_list(
             sql.push(" FROM executions AS e INDEXED BY executions_list");
         }
     }
-    sql.push(" WHERE e.namespace = ").param(Value::Integer(namespace));
+    sql.push(" WHERE e.namespace = ")
+        .param(Value::Integer(namespace));
     compiler.and_all(&mut sql, rest(&conjuncts, driver.as_ref()));
     if let Some(after) = after {
         keyset(&mut sql, after);
     }
-    sql.push(&order).push(" LIMIT ").param(Value::Integer(limit));
+    sql.push(&order)
+        .push(" LIMIT ")
+        .param(Value::Integer(limit));
     if driver.is_some() {
-        sql.push(") AS page CROSS JOIN executions AS e ON e.run = page.run").push(&order);
+        sql.push(") AS page CROSS JOIN executions AS e ON e.run = page.run")
+            .push(&order);
     }
     Ok(ListQuery {
         sql,
@@ -119,19 +126,28 @@ pub fn compile_count(
 
     let mut sql = Sql::default();
     sql.push("SELECT ").push(group);
-    sql.push(if group.is_empty() { "" } else { ", " }).push("count(*) FROM ");
-    let driver = driver(compiler, &conjuncts, probe)?;
+    sql.push(if group.is_empty() { "" } else { ", " })
+        .push("count(*) FROM ");
+    let covering = covering_index(&conjuncts);
+    let driver = match covering {
+        Some(_) => None,
+        None => driver(compiler, &conjuncts, COUNT_DRIVE_MAX, probe)?,
+    };
     match &driver {
         Some(driver) => from(&mut sql, driver),
         None => {
-            let index = counting_index(&conjuncts);
-            sql.push("executions AS e INDEXED BY ").push(index);
+            sql.push("executions AS e INDEXED BY ");
+            sql.push(covering.unwrap_or("executions_list"));
         }
     }
-    sql.push(" WHERE e.namespace = ").param(Value::Integer(namespace));
+    sql.push(" WHERE e.namespace = ")
+        .param(Value::Integer(namespace));
     compiler.and_all(&mut sql, rest(&conjuncts, driver.as_ref()));
     if !group.is_empty() {
-        sql.push(" GROUP BY ").push(group).push(" ORDER BY ").push(group);
+        sql.push(" GROUP BY ")
+            .push(group)
+            .push(" ORDER BY ")
+            .push(group);
     }
     Ok(CountQuery { sql, group_by })
 }
@@ -171,10 +187,15 @@ struct Driver {
     answers: Option<usize>,
 }
 
-/// The condition with the fewest runs, if there is one with at most [`DRIVE_MAX`].
-fn driver(compiler: Compiler, conjuncts: &[Filter], probe: Probe<'_>) -> Result<Option<Driver>, Error> {
+/// The condition with the fewest runs, if there is one with at most `runs_max`.
+fn driver(
+    compiler: Compiler,
+    conjuncts: &[Filter],
+    runs_max: i64,
+    probe: Probe<'_>,
+) -> Result<Option<Driver>, Error> {
     let mut best = None;
-    let mut fewest = DRIVE_MAX + 1;
+    let mut fewest = runs_max + 1;
     for (at, filter) in conjuncts.iter().enumerate() {
         let Some((sets, exact)) = sets(compiler, filter) else {
             continue;
@@ -246,10 +267,7 @@ fn from(sql: &mut Sql, driver: &Driver) {
 }
 
 /// The conditions that are still to be tested.
-fn rest<'a>(
-    conjuncts: &'a [Filter],
-    driver: Option<&Driver>,
-) -> impl Iterator<Item = &'a Filter> {
+fn rest<'a>(conjuncts: &'a [Filter], driver: Option<&Driver>) -> impl Iterator<Item = &'a Filter> {
     let answered = driver.and_then(|driver| driver.answers);
     let rest = conjuncts.iter().enumerate();
     rest.filter(move |(at, _)| Some(*at) != answered)
@@ -258,40 +276,37 @@ fn rest<'a>(
 
 /// Rows after a position. The first condition is what the index can seek to.
 fn keyset(sql: &mut Sql, after: Position) {
-    let [sort, start, run] =
-        [after.sort_time, after.start_time, after.run].map(Value::Integer);
-    sql.push(" AND ").push(SORT_TIME).push(" <= ").param(sort.clone());
+    let [sort, start, run] = [after.sort_time, after.start_time, after.run].map(Value::Integer);
+    sql.push(" AND ")
+        .push(SORT_TIME)
+        .push(" <= ")
+        .param(sort.clone());
     sql.push(" AND (").push(SORT_TIME).push(" < ").param(sort);
     sql.push(" OR e.start_time < ").param(start.clone());
     sql.push(" OR (e.start_time = ").param(start);
     sql.push(" AND e.run < ").param(run).push("))");
 }
 
-/// The index that a count goes along: the narrowest that holds all that is tested.
-fn counting_index(conjuncts: &[Filter]) -> &'static str {
-    let by_type = conjuncts.iter().any(|filter| match filter {
-        Filter::Test(test) => {
-            test.target == Target::Column(Column::WorkflowType)
-                && matches!(test.predicate, Predicate::In(_) | Predicate::Range(..))
-        }
-        _ => false,
+/// The index that holds all that a count tests, if there is one: no row is read then.
+fn covering_index(conjuncts: &[Filter]) -> Option<&'static str> {
+    if tests_only(conjuncts, &[Column::Status, Column::Division]) {
+        return Some("executions_status");
+    }
+    let by_type = conjuncts.iter().any(|filter| {
+        matches!(filter, Filter::Test(test)
+            if test.target == Target::Column(Column::WorkflowType)
+                && matches!(test.predicate, Predicate::In(_) | Predicate::Range(..)))
     });
-    if by_type {
-        return "executions_type";
-    }
-    match conjuncts.iter().all(only_status) {
-        true => "executions_status",
-        false => "executions_list",
-    }
+    let held = [Column::WorkflowType, Column::Status, Column::Division];
+    (by_type && tests_only(conjuncts, &held)).then_some("executions_type")
 }
 
-/// True when a filter needs no more of the row than the status index has.
-fn only_status(filter: &Filter) -> bool {
-    match filter {
-        Filter::All(terms) | Filter::Any(terms) => terms.iter().all(only_status),
-        Filter::Test(test) => !matches!(
-            test.target,
-            Target::Column(column) if !matches!(column, Column::Status | Column::Division)
-        ),
-    }
+fn tests_only(filters: &[Filter], columns: &[Column]) -> bool {
+    filters.iter().all(|filter| match filter {
+        Filter::All(terms) | Filter::Any(terms) => tests_only(terms, columns),
+        Filter::Test(test) => match test.target {
+            Target::Column(column) => columns.contains(&column),
+            Target::Attribute(_) => false,
+        },
+    })
 }

@@ -89,7 +89,13 @@ mod tests {
 
     fn uuid_text(id: &[u8; 16]) -> String {
         let hex: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-        let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
+        let parts = [
+            &hex[..8],
+            &hex[8..12],
+            &hex[12..16],
+            &hex[16..20],
+            &hex[20..],
+        ];
         parts.join("-")
     }
 
@@ -97,7 +103,13 @@ mod tests {
     fn only_canonical_text_is_a_run_id() {
         let text = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
         assert_eq!(canonical(parse(text).unwrap()), text);
-        for other in ["", "x", "0F1E2D3C-4b5a-6978-8796-a5b4c3d2e1f0", &text[1..], &format!("{text}0")] {
+        for other in [
+            "",
+            "x",
+            "0F1E2D3C-4b5a-6978-8796-a5b4c3d2e1f0",
+            &text[1..],
+            &format!("{text}0"),
+        ] {
             assert_eq!(parse(other), None, "{other}");
         }
     }
@@ -118,30 +130,67 @@ mod tests {
         .to_vec();
         let mut texts: Vec<String> = ids.iter().map(uuid_text).collect();
         for extra in [
-            "", "-", "0", "0f", "0f1e2d3c", "0f1e2d3c-", "0f1e2d3c-4b5a", "0f1e2d3c,", "0f1e2d3c.",
-            "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0x", "0f1e2d3c4b5a", "9:", "9z", "A", "Zed", "f",
-            "fg", "g", "ffffffff-ffff-ffff-ffff-ffffffffffffa", "ffffffff-ffff-ffff-ffff-fffffffffffg",
-            "ffffffffx", "é", "日本",
+            "",
+            "-",
+            "0",
+            "0f",
+            "0f1e2d3c",
+            "0f1e2d3c-",
+            "0f1e2d3c-4b5a",
+            "0f1e2d3c,",
+            "0f1e2d3c.",
+            "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0x",
+            "0f1e2d3c4b5a",
+            "9:",
+            "9z",
+            "A",
+            "Zed",
+            "f",
+            "fg",
+            "g",
+            "ffffffff-ffff-ffff-ffff-ffffffffffffa",
+            "ffffffff-ffff-ffff-ffff-fffffffffffg",
+            "ffffffffx",
+            "é",
+            "日本",
         ] {
             texts.push(extra.to_owned());
         }
         for text in &texts {
             for id in &ids {
                 let shown = uuid_text(id);
-                let above = |bound| lower(bound).is_some_and(|low| match low {
-                    Bound::Unbounded => true,
-                    Bound::Included(low) => *id >= low,
-                    Bound::Excluded(low) => *id > low,
-                });
+                let above = |bound| {
+                    lower(bound).is_some_and(|low| match low {
+                        Bound::Unbounded => true,
+                        Bound::Included(low) => *id >= low,
+                        Bound::Excluded(low) => *id > low,
+                    })
+                };
                 let below = |bound| match upper(bound) {
                     Bound::Unbounded => true,
                     Bound::Included(high) => *id <= high,
                     Bound::Excluded(high) => *id < high,
                 };
-                assert_eq!(above(Bound::Included(text)), shown >= *text, "{shown} >= {text}");
-                assert_eq!(above(Bound::Excluded(text)), shown > *text, "{shown} > {text}");
-                assert_eq!(below(Bound::Included(text)), shown <= *text, "{shown} <= {text}");
-                assert_eq!(below(Bound::Excluded(text)), shown < *text, "{shown} < {text}");
+                assert_eq!(
+                    above(Bound::Included(text)),
+                    shown >= *text,
+                    "{shown} >= {text}"
+                );
+                assert_eq!(
+                    above(Bound::Excluded(text)),
+                    shown > *text,
+                    "{shown} > {text}"
+                );
+                assert_eq!(
+                    below(Bound::Included(text)),
+                    shown <= *text,
+                    "{shown} <= {text}"
+                );
+                assert_eq!(
+                    below(Bound::Excluded(text)),
+                    shown < *text,
+                    "{shown} < {text}"
+                );
             }
         }
     }

@@ -182,7 +182,9 @@ impl Schema {
 
     /// True for attributes that the server defines and that are kept with the custom ones.
     pub fn is_predefined(name: &str) -> bool {
-        PREDEFINED.iter().any(|(predefined, ..)| *predefined == name)
+        PREDEFINED
+            .iter()
+            .any(|(predefined, ..)| *predefined == name)
     }
 
     /// True for names that a custom attribute must not take.
@@ -196,7 +198,10 @@ impl Schema {
     /// True when a client may set the attribute on a run: it exists, is no system attribute and
     /// no predefined one that only the server sets.
     pub fn is_settable(&self, name: &str) -> bool {
-        match PREDEFINED.iter().find(|(predefined, ..)| *predefined == name) {
+        match PREDEFINED
+            .iter()
+            .find(|(predefined, ..)| *predefined == name)
+        {
             Some((_, _, settable)) => *settable,
             None => !Schema::is_system(name) && self.custom.contains_key(name),
         }
@@ -205,7 +210,10 @@ impl Schema {
     /// The type under which an attribute's values are stored on a run; `None` when no such
     /// attribute exists or it is a system attribute. Takes the exact name, no aliases.
     pub fn stored_type(&self, name: &str) -> Option<AttributeType> {
-        match PREDEFINED.iter().find(|(predefined, ..)| *predefined == name) {
+        match PREDEFINED
+            .iter()
+            .find(|(predefined, ..)| *predefined == name)
+        {
             Some((_, kind, _)) => Some(*kind),
             None if Schema::is_system(name) => None,
             None => self.custom.get(name).copied(),
@@ -304,10 +312,7 @@ mod tests {
             ("TemporalEnv", None),
             ("NamespaceDivision", column(Column::Division, Keyword, "")),
             (DIVISION, column(Column::Division, Keyword, "")),
-            (
-                "SchedulePaused",
-                attribute("TemporalSchedulePaused", Bool),
-            ),
+            ("SchedulePaused", attribute("TemporalSchedulePaused", Bool)),
             ("BuildIds", attribute("BuildIds", KeywordList)),
             ("TemporalBuildIds", attribute("BuildIds", KeywordList)),
             (

@@ -159,7 +159,9 @@ impl Runs {
             .unwrap();
         for (name, value) in &row.attributes {
             for value in layout::index_values(value) {
-                insert.execute(params![row.namespace, name, value, row.run]).unwrap();
+                insert
+                    .execute(params![row.namespace, name, value, row.run])
+                    .unwrap();
             }
         }
         drop(insert);
@@ -192,7 +194,11 @@ impl Runs {
             .total
     }
 
-    pub(super) fn count_by_group(&self, filter: &str, drive: bool) -> Result<ExecutionCount, Error> {
+    pub(super) fn count_by_group(
+        &self,
+        filter: &str,
+        drive: bool,
+    ) -> Result<ExecutionCount, Error> {
         let query = compile_count(&schema(), 1, filter, &mut self.probe(drive))?;
         run_count(&self.connection, &query)
     }

@@ -40,7 +40,12 @@ fn literals_are_only_values() {
         let single = format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"));
         let double = format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
         for literal in [single, double] {
-            for test in ["Env = ", "WorkflowId = ", "Env STARTS_WITH ", "WorkflowId BETWEEN "] {
+            for test in [
+                "Env = ",
+                "WorkflowId = ",
+                "Env STARTS_WITH ",
+                "WorkflowId BETWEEN ",
+            ] {
                 let mut filter = format!("{test}{literal}");
                 if test.ends_with("BETWEEN ") {
                     filter = format!("{filter} AND {literal}");
@@ -49,7 +54,11 @@ fn literals_are_only_values() {
                     let found = runs.list(&filter, drive);
                     assert!(found.contains(&(at as i64 + 1)), "{filter}: {found:?}");
                     let is_prefix_of = INJECTIONS.iter().filter(|other| other.starts_with(text));
-                    let limit = if test.contains("STARTS") { is_prefix_of.count() } else { 1 };
+                    let limit = if test.contains("STARTS") {
+                        is_prefix_of.count()
+                    } else {
+                        1
+                    };
                     assert_eq!(found.len(), limit, "{filter}");
                 }
             }
@@ -63,10 +72,14 @@ fn literals_are_only_values() {
 fn sql_text_holds_nothing_of_the_client() {
     let mut probes: Vec<Sql> = Vec::new();
     let filters = [
-        "Env = 'marker'", "Env != \"marker\"", "WorkflowId STARTS_WITH 'marker'",
-        "Env IN ('marker', 'marker2') OR Tags NOT IN ('marker')", "Title = 'marker marker2'",
+        "Env = 'marker'",
+        "Env != \"marker\"",
+        "WorkflowId STARTS_WITH 'marker'",
+        "Env IN ('marker', 'marker2') OR Tags NOT IN ('marker')",
+        "Title = 'marker marker2'",
         "ScheduleId = 'marker' AND Env BETWEEN 'marker' AND 'marker2'",
-        "NOT (Env < 'marker' OR `my key` IS NULL)", "Count = 424242 AND Score > 424242.5",
+        "NOT (Env < 'marker' OR `my key` IS NULL)",
+        "Count = 424242 AND Score > 424242.5",
         "TaskQueue = 'marker' AND StartTime > 424242",
     ];
     for filter in filters {
@@ -80,7 +93,12 @@ fn sql_text_holds_nothing_of_the_client() {
             for word in ["marker", "424242", "my key", "Env", "Title"] {
                 assert!(!sql.text.contains(word), "{filter}: {}", sql.text);
             }
-            assert_eq!(sql.text.matches('?').count(), sql.params.len(), "{}", sql.text);
+            assert_eq!(
+                sql.text.matches('?').count(),
+                sql.params.len(),
+                "{}",
+                sql.text
+            );
         }
     }
 }
@@ -98,12 +116,67 @@ fn survives(runs: &Runs, filter: &str) -> bool {
 #[test]
 fn random_text_never_panics() {
     const PIECES: &[&str] = &[
-        "Env", "Count", "Tags", "Title", "WorkflowId", "RunId", "CloseTime", "ExecutionStatus",
-        "TemporalNamespaceDivision", "`my key`", "`", "'", "\"", "\\", "'x'", "\"y\"", "1", "-",
-        "1.5", "1e9", "true", "null", "=", "!=", "<>", "<", "<=", ">", ">=", "(", ")", ",", ";",
-        "AND", "OR", "NOT", "IN", "BETWEEN", "STARTS_WITH", "IS", "LIKE", "GROUP", "ORDER", "BY",
-        "LIMIT", "SELECT", "--", "/*", "*/", "?", ".", "é", "日", "🎉", "\u{0}", "\u{200b}",
-        "\u{202e}", "\u{ffff}", " ", "\t", "\n",
+        "Env",
+        "Count",
+        "Tags",
+        "Title",
+        "WorkflowId",
+        "RunId",
+        "CloseTime",
+        "ExecutionStatus",
+        "TemporalNamespaceDivision",
+        "`my key`",
+        "`",
+        "'",
+        "\"",
+        "\\",
+        "'x'",
+        "\"y\"",
+        "1",
+        "-",
+        "1.5",
+        "1e9",
+        "true",
+        "null",
+        "=",
+        "!=",
+        "<>",
+        "<",
+        "<=",
+        ">",
+        ">=",
+        "(",
+        ")",
+        ",",
+        ";",
+        "AND",
+        "OR",
+        "NOT",
+        "IN",
+        "BETWEEN",
+        "STARTS_WITH",
+        "IS",
+        "LIKE",
+        "GROUP",
+        "ORDER",
+        "BY",
+        "LIMIT",
+        "SELECT",
+        "--",
+        "/*",
+        "*/",
+        "?",
+        ".",
+        "é",
+        "日",
+        "🎉",
+        "\u{0}",
+        "\u{200b}",
+        "\u{202e}",
+        "\u{ffff}",
+        " ",
+        "\t",
+        "\n",
     ];
     let runs = eight();
     let mut random = Random::new(7);
@@ -127,7 +200,8 @@ fn random_text_never_panics() {
         accepted += usize::from(survives(&runs, &chars.iter().collect::<String>()));
     }
     for _ in 0..5_000 {
-        let chars = (0..random.below(40)).filter_map(|_| char::from_u32(random.below(0x11_0000) as u32));
+        let chars =
+            (0..random.below(40)).filter_map(|_| char::from_u32(random.below(0x11_0000) as u32));
         survives(&runs, &chars.collect::<String>());
     }
     assert!(accepted > 5_000, "{accepted}");
@@ -157,7 +231,11 @@ fn extremes_run() {
         format!("Title = '{}'", words.join(" ")),
         format!("{}Env = 'x'{}", "(".repeat(64), ")".repeat(64)),
         format!("{}Env = 'x'", "NOT ".repeat(64)),
-        format!("{}Env = 'x'{}", "(Count = 1 OR Count = 2 AND ".repeat(64), ")".repeat(64)),
+        format!(
+            "{}Env = 'x'{}",
+            "(Count = 1 OR Count = 2 AND ".repeat(64),
+            ")".repeat(64)
+        ),
         format!("Env = '{}'", "x".repeat(200_000)),
     ];
     for filter in &accepted {

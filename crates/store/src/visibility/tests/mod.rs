@@ -36,14 +36,58 @@ fn eight() -> Runs {
     use AttributeValue::*;
     let tags = |tags: &[&str]| KeywordList(tags.iter().map(|tag| (*tag).to_owned()).collect());
     Runs::new(vec![
-        run(1).id("order-1").kind("Order").start(100).with("Env", Keyword("prod".into())),
-        run(2).id("order-2").kind("Order").start(200).closed(2, 260).with("Env", Keyword("dev".into())),
-        run(3).id("order-3").kind("Order").start(300).closed(3, 350).with("Count", Int(5)).with("Score", Double(2.5)),
-        run(4).id("pay-1").kind("Pay").start(300).closed(2, 350).with("Urgent", Bool(true)).with("Tags", tags(&["a", "b"])),
-        run(5).id("pay-2").kind("Pay").start(400).with("Urgent", Bool(false)).with("Tags", tags(&["b", "c"])).with("my key", Keyword("O'Brien \"x\"".into())),
-        run(6).id("größe").kind("日本").start(500).closed(7, 600).with("Title", Text("The quick brown Fox".into())).with("Deadline", Datetime(1_000)),
-        run(7).id("PAY-3").kind("pay").start(600).closed(4, 700).child_of("order-1").with("Title", Text("quick-silver".into())),
-        run(8).id("temporal-sys-scheduler:nightly").kind("scheduler").start(50).division("TemporalScheduler").with("TemporalSchedulePaused", Bool(true)),
+        run(1)
+            .id("order-1")
+            .kind("Order")
+            .start(100)
+            .with("Env", Keyword("prod".into())),
+        run(2)
+            .id("order-2")
+            .kind("Order")
+            .start(200)
+            .closed(2, 260)
+            .with("Env", Keyword("dev".into())),
+        run(3)
+            .id("order-3")
+            .kind("Order")
+            .start(300)
+            .closed(3, 350)
+            .with("Count", Int(5))
+            .with("Score", Double(2.5)),
+        run(4)
+            .id("pay-1")
+            .kind("Pay")
+            .start(300)
+            .closed(2, 350)
+            .with("Urgent", Bool(true))
+            .with("Tags", tags(&["a", "b"])),
+        run(5)
+            .id("pay-2")
+            .kind("Pay")
+            .start(400)
+            .with("Urgent", Bool(false))
+            .with("Tags", tags(&["b", "c"]))
+            .with("my key", Keyword("O'Brien \"x\"".into())),
+        run(6)
+            .id("größe")
+            .kind("日本")
+            .start(500)
+            .closed(7, 600)
+            .with("Title", Text("The quick brown Fox".into()))
+            .with("Deadline", Datetime(1_000)),
+        run(7)
+            .id("PAY-3")
+            .kind("pay")
+            .start(600)
+            .closed(4, 700)
+            .child_of("order-1")
+            .with("Title", Text("quick-silver".into())),
+        run(8)
+            .id("temporal-sys-scheduler:nightly")
+            .kind("scheduler")
+            .start(50)
+            .division("TemporalScheduler")
+            .with("TemporalSchedulePaused", Bool(true)),
     ])
 }
 
@@ -61,13 +105,25 @@ fn filters_find_runs() {
         ("WorkflowId STARTS_WITH 'gr%'", &[]),
         ("WorkflowId = 'größe'", &[6]),
         ("WorkflowType = '日本'", &[6]),
-        ("WorkflowType = \"Order\" AND ExecutionStatus = 'Running'", &[1]),
-        ("WorkflowType != 'Order' AND NOT ExecutionStatus = 'Running'", &[7, 6, 4]),
+        (
+            "WorkflowType = \"Order\" AND ExecutionStatus = 'Running'",
+            &[1],
+        ),
+        (
+            "WorkflowType != 'Order' AND NOT ExecutionStatus = 'Running'",
+            &[7, 6, 4],
+        ),
         ("WorkflowType > 'Order' AND WorkflowType <= 'Pay'", &[5, 4]),
         ("ExecutionStatus = 1", &[5, 1]),
         ("ExecutionStatus IN ('Completed', 3)", &[4, 3, 2]),
-        ("ExecutionStatus NOT IN ('Completed', 'Running')", &[7, 6, 3]),
-        ("ExecutionStatus = 'WORKFLOW_EXECUTION_STATUS_TIMED_OUT'", &[6]),
+        (
+            "ExecutionStatus NOT IN ('Completed', 'Running')",
+            &[7, 6, 3],
+        ),
+        (
+            "ExecutionStatus = 'WORKFLOW_EXECUTION_STATUS_TIMED_OUT'",
+            &[6],
+        ),
         ("ExecutionStatus >= 'Failed'", &[7, 6, 3]),
         ("StartTime >= 300 AND StartTime < 500", &[5, 4, 3]),
         ("StartTime BETWEEN 200 AND 300", &[4, 3, 2]),
@@ -85,11 +141,20 @@ fn filters_find_runs() {
         ("ExecutionDuration <= '00:00:01'", &[7, 6, 4, 3, 2]),
         ("HistoryLength IS NULL", &[5, 1]),
         ("ParentWorkflowId = 'order-1'", &[7]),
-        ("ParentWorkflowId IS NULL AND WorkflowId STARTS_WITH 'P'", &[]),
+        (
+            "ParentWorkflowId IS NULL AND WorkflowId STARTS_WITH 'P'",
+            &[],
+        ),
         ("ParentWorkflowId != 'order-2'", &[7]),
         ("RunId = '00000000-0000-0000-0000-000000000003'", &[3]),
-        ("RunId IN ('00000000-0000-0000-0000-000000000003', 'x')", &[3]),
-        ("RunId != '00000000-0000-0000-0000-000000000003'", &[5, 1, 7, 6, 4, 2]),
+        (
+            "RunId IN ('00000000-0000-0000-0000-000000000003', 'x')",
+            &[3],
+        ),
+        (
+            "RunId != '00000000-0000-0000-0000-000000000003'",
+            &[5, 1, 7, 6, 4, 2],
+        ),
         ("RunId = 'x'", &[]),
         ("RunId != 'x'", &[5, 1, 7, 6, 4, 3, 2]),
         ("RunId STARTS_WITH '00000000-0000-'", &[5, 1, 7, 6, 4, 3, 2]),
@@ -142,14 +207,32 @@ fn filters_find_runs() {
         ("WorkflowType = 'scheduler'", &[]),
         ("TemporalNamespaceDivision = 'TemporalScheduler'", &[8]),
         ("NamespaceDivision IS NOT NULL", &[8]),
-        ("TemporalNamespaceDivision IS NULL OR TemporalNamespaceDivision IS NOT NULL", &[5, 1, 8, 7, 6, 4, 3, 2]),
-        ("NamespaceDivision = 'TemporalScheduler' AND ScheduleId = 'nightly'", &[8]),
-        ("NamespaceDivision = 'TemporalScheduler' AND ScheduleId STARTS_WITH 'night'", &[8]),
-        ("NamespaceDivision = 'TemporalScheduler' AND ScheduleId != 'nightly'", &[]),
-        ("TemporalNamespaceDivision = 'TemporalScheduler' AND SchedulePaused = true", &[8]),
+        (
+            "TemporalNamespaceDivision IS NULL OR TemporalNamespaceDivision IS NOT NULL",
+            &[5, 1, 8, 7, 6, 4, 3, 2],
+        ),
+        (
+            "NamespaceDivision = 'TemporalScheduler' AND ScheduleId = 'nightly'",
+            &[8],
+        ),
+        (
+            "NamespaceDivision = 'TemporalScheduler' AND ScheduleId STARTS_WITH 'night'",
+            &[8],
+        ),
+        (
+            "NamespaceDivision = 'TemporalScheduler' AND ScheduleId != 'nightly'",
+            &[],
+        ),
+        (
+            "TemporalNamespaceDivision = 'TemporalScheduler' AND SchedulePaused = true",
+            &[8],
+        ),
         // Logic.
         ("Env = 'prod' OR Tags = 'a' OR Count = 5", &[1, 4, 3]),
-        ("(Env = 'prod' AND Tags = 'a') OR (Count = 5 AND Score > 1)", &[3]),
+        (
+            "(Env = 'prod' AND Tags = 'a') OR (Count = 5 AND Score > 1)",
+            &[3],
+        ),
         ("NOT (Env = 'prod' OR WorkflowType = 'Pay')", &[2]),
         ("NOT (NOT Tags = 'a' OR NOT Urgent = true)", &[4]),
         ("Env = 'prod' AND Env = 'dev'", &[]),
@@ -158,8 +241,16 @@ fn filters_find_runs() {
     for (filter, expected) in rows {
         // Both ways to carry a filter out.
         for drive in [true, false] {
-            assert_eq!(runs.list(filter, drive), *expected, "{filter} (driven: {drive})");
-            assert_eq!(runs.count(filter, drive), expected.len() as i64, "{filter} (driven: {drive})");
+            assert_eq!(
+                runs.list(filter, drive),
+                *expected,
+                "{filter} (driven: {drive})"
+            );
+            assert_eq!(
+                runs.count(filter, drive),
+                expected.len() as i64,
+                "{filter} (driven: {drive})"
+            );
         }
     }
 }
@@ -170,15 +261,27 @@ fn counts_are_grouped() {
     let rows: &[(&str, &[(&str, i64)])] = &[
         (
             "GROUP BY ExecutionStatus",
-            &[("Running", 2), ("Completed", 2), ("Failed", 1), ("Canceled", 1), ("TimedOut", 1)],
+            &[
+                ("Running", 2),
+                ("Completed", 2),
+                ("Failed", 1),
+                ("Canceled", 1),
+                ("TimedOut", 1),
+            ],
         ),
         (
             "WorkflowType = 'Order' GROUP BY ExecutionStatus",
             &[("Running", 1), ("Completed", 1), ("Failed", 1)],
         ),
-        ("Tags = 'b' group by `ExecutionStatus`", &[("Running", 1), ("Completed", 1)]),
+        (
+            "Tags = 'b' group by `ExecutionStatus`",
+            &[("Running", 1), ("Completed", 1)],
+        ),
         ("WorkflowId = 'nope' GROUP BY ExecutionStatus", &[]),
-        ("GROUP BY TemporalNamespaceDivision", &[("", 7), ("TemporalScheduler", 1)]),
+        (
+            "GROUP BY TemporalNamespaceDivision",
+            &[("", 7), ("TemporalScheduler", 1)],
+        ),
     ];
     for (filter, expected) in rows {
         for drive in [true, false] {
@@ -192,12 +295,18 @@ fn counts_are_grouped() {
                 })
                 .collect();
             assert_eq!(groups, *expected, "{filter}");
-            assert_eq!(count.total, expected.iter().map(|group| group.1).sum::<i64>());
+            assert_eq!(
+                count.total,
+                expected.iter().map(|group| group.1).sum::<i64>()
+            );
         }
     }
     match runs.try_list("GROUP BY ExecutionStatus") {
         Err(Error::InvalidFilter(message)) => {
-            assert_eq!(message, "GROUP BY ExecutionStatus is only supported when counting");
+            assert_eq!(
+                message,
+                "GROUP BY ExecutionStatus is only supported when counting"
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -211,8 +320,16 @@ fn values_of_another_type_are_not_found() {
         run(2).with("Env", AttributeValue::Int(3)),
     ]);
     for filter in [
-        "Count > 0", "Count < 0", "Count != 3", "Count IS NOT NULL", "Count NOT BETWEEN 1 AND 2",
-        "Env < 'a'", "Env > ''", "Env != 'x'", "Env IS NOT NULL", "Env STARTS_WITH ''",
+        "Count > 0",
+        "Count < 0",
+        "Count != 3",
+        "Count IS NOT NULL",
+        "Count NOT BETWEEN 1 AND 2",
+        "Env < 'a'",
+        "Env > ''",
+        "Env != 'x'",
+        "Env IS NOT NULL",
+        "Env STARTS_WITH ''",
     ] {
         for drive in [true, false] {
             assert_eq!(runs.list(filter, drive), [], "{filter}");
@@ -225,9 +342,16 @@ fn values_of_another_type_are_not_found() {
 fn namespaces_are_apart() {
     let runs = Runs::new(vec![
         run(1).with("Env", AttributeValue::Keyword("prod".into())),
-        run(2).namespace(2).with("Env", AttributeValue::Keyword("prod".into())),
+        run(2)
+            .namespace(2)
+            .with("Env", AttributeValue::Keyword("prod".into())),
     ]);
-    for filter in ["", "Env = 'prod'", "Env IS NOT NULL", "StartTime >= 0 OR Env = 'prod'"] {
+    for filter in [
+        "",
+        "Env = 'prod'",
+        "Env IS NOT NULL",
+        "StartTime >= 0 OR Env = 'prod'",
+    ] {
         for drive in [true, false] {
             assert_eq!(runs.list(filter, drive), [1], "{filter}");
             assert_eq!(runs.count(filter, drive), 1, "{filter}");
@@ -241,7 +365,11 @@ fn a_valid_filter_can_be_joined_to_another() {
     for filter in ["Env = 'a'", "Env = 'a' OR Count = 1", ""] {
         assert!(super::validate(&schema, filter).is_ok(), "{filter}");
     }
-    for filter in ["Env = 'a') OR (Count = 1", "Env =", "Count = 1 GROUP BY ExecutionStatus"] {
+    for filter in [
+        "Env = 'a') OR (Count = 1",
+        "Env =",
+        "Count = 1 GROUP BY ExecutionStatus",
+    ] {
         assert!(super::validate(&schema, filter).is_err(), "{filter}");
     }
 }

@@ -13,7 +13,9 @@ pub(super) fn holds(expr: &Expr, run: &Run) -> Option<bool> {
         Expr::Not(inner) => holds(inner, run).map(|value| !value),
         Expr::And(terms) => all(terms.iter().map(|term| holds(term, run))),
         Expr::Or(terms) => {
-            let negated = terms.iter().map(|term| holds(term, run).map(|value| !value));
+            let negated = terms
+                .iter()
+                .map(|term| holds(term, run).map(|value| !value));
             all(negated).map(|value| !value)
         }
         Expr::Test(test) => tested(test, run),

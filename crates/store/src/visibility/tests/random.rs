@@ -29,7 +29,9 @@ impl Random {
     }
 }
 
-const WORDS: &[&str] = &["", "a", "ab", "abc", "b", "B", "größe", "日本", "z'z", "%", "_"];
+const WORDS: &[&str] = &[
+    "", "a", "ab", "abc", "b", "B", "größe", "日本", "z'z", "%", "_",
+];
 
 /// Few values, so that filters hit.
 fn random_run(random: &mut Random, number: i64) -> Run {
@@ -48,9 +50,13 @@ fn random_run(random: &mut Random, number: i64) -> Run {
         row = row.division(random.pick(&["a", "b"]));
     }
     let words = |random: &mut Random| -> Vec<String> {
-        (0..random.below(4)).map(|_| random.pick(WORDS).to_owned()).collect()
+        (0..random.below(4))
+            .map(|_| random.pick(WORDS).to_owned())
+            .collect()
     };
-    for name in ["Urgent", "Count", "Score", "Deadline", "Env", "Tags", "Title"] {
+    for name in [
+        "Urgent", "Count", "Score", "Deadline", "Env", "Tags", "Title",
+    ] {
         if random.chance(40) {
             continue;
         }
@@ -74,7 +80,9 @@ pub(super) fn random_filter(random: &mut Random, depth: usize) -> String {
         0..3 if depth > 0 => {
             let terms = 2 + random.below(2);
             let by = random.pick(&[" AND ", " OR ", " and ", " || "]);
-            let terms: Vec<_> = (0..terms).map(|_| random_filter(random, depth - 1)).collect();
+            let terms: Vec<_> = (0..terms)
+                .map(|_| random_filter(random, depth - 1))
+                .collect();
             format!("({})", terms.join(by))
         }
         3 if depth > 0 => format!("NOT {}", random_filter(random, depth - 1)),
@@ -83,8 +91,21 @@ pub(super) fn random_filter(random: &mut Random, depth: usize) -> String {
 }
 
 fn random_test(random: &mut Random) -> String {
-    const ORDERED: &[&str] = &["=", "!=", "<>", "<", "<=", ">", ">=", "IN", "BETWEEN", "NULL"];
-    const KEYWORD: &[&str] = &["=", "!=", "<", "<=", ">", ">=", "IN", "BETWEEN", "NULL", "STARTS_WITH"];
+    const ORDERED: &[&str] = &[
+        "=", "!=", "<>", "<", "<=", ">", ">=", "IN", "BETWEEN", "NULL",
+    ];
+    const KEYWORD: &[&str] = &[
+        "=",
+        "!=",
+        "<",
+        "<=",
+        ">",
+        ">=",
+        "IN",
+        "BETWEEN",
+        "NULL",
+        "STARTS_WITH",
+    ];
     let (name, operators) = match random.below(16) {
         0 => ("WorkflowId", KEYWORD),
         1 => ("RunId", KEYWORD),
@@ -104,10 +125,14 @@ fn random_test(random: &mut Random) -> String {
         _ => ("Title", &["=", "!=", "NULL"][..]),
     };
     let not = random.pick(&["", " NOT"]);
-    let mut value = |random: &mut Random| literal(random, name);
+    let value = |random: &mut Random| literal(random, name);
     match random.pick(operators) {
         "NULL" => format!("{name} IS{not} NULL"),
-        "BETWEEN" => format!("{name}{not} BETWEEN {} AND {}", value(random), value(random)),
+        "BETWEEN" => format!(
+            "{name}{not} BETWEEN {} AND {}",
+            value(random),
+            value(random)
+        ),
         "STARTS_WITH" => format!("{name}{not} STARTS_WITH {}", value(random)),
         "IN" => {
             let list: Vec<_> = (0..=random.below(3)).map(|_| value(random)).collect();
@@ -120,16 +145,27 @@ fn random_test(random: &mut Random) -> String {
 fn literal(random: &mut Random, name: &str) -> String {
     match name {
         "Urgent" => random.pick(&["true", "false"]).to_owned(),
-        "ExecutionStatus" => random.pick(&["'Running'", "'Completed'", "'Failed'", "6", "'TimedOut'"]).to_owned(),
+        "ExecutionStatus" => random
+            .pick(&["'Running'", "'Completed'", "'Failed'", "6", "'TimedOut'"])
+            .to_owned(),
         "StartTime" | "CloseTime" | "Deadline" | "HistoryLength" => random.below(60).to_string(),
-        "Count" | "Score" => random.pick(&["-4", "-1", "0", "1", "1.0", "2.5", "-0.5", "+3"]).to_owned(),
-        "Title" => random.pick(&["'a'", "'AB'", "'z'", "'GRÖSSE'", "'größe'", "'日本'"]).to_owned(),
-        "RunId" => random.pick(&[
-            "'00000000-0000-0000-0000-000000000010'",
-            "'00000000-0000-0000-0000-0000000000a'",
-            "'00000000-0000-0000-0000-00000000008g'",
-            "'0'", "''", "'x'", "'00000000-0000-0000-0000-0000000000ffx'",
-        ]).to_owned(),
+        "Count" | "Score" => random
+            .pick(&["-4", "-1", "0", "1", "1.0", "2.5", "-0.5", "+3"])
+            .to_owned(),
+        "Title" => random
+            .pick(&["'a'", "'AB'", "'z'", "'GRÖSSE'", "'größe'", "'日本'"])
+            .to_owned(),
+        "RunId" => random
+            .pick(&[
+                "'00000000-0000-0000-0000-000000000010'",
+                "'00000000-0000-0000-0000-0000000000a'",
+                "'00000000-0000-0000-0000-00000000008g'",
+                "'0'",
+                "''",
+                "'x'",
+                "'00000000-0000-0000-0000-0000000000ffx'",
+            ])
+            .to_owned(),
         _ => format!("'{}'", random.pick(WORDS).replace('\'', "''")),
     }
 }
@@ -139,7 +175,9 @@ fn sql_agrees_with_the_oracle() {
     let mut hits = 0;
     for seed in 0..8 {
         let mut random = Random::new(seed);
-        let rows = (1..=250).map(|number| random_run(&mut random, number)).collect();
+        let rows = (1..=250)
+            .map(|number| random_run(&mut random, number))
+            .collect();
         let runs = Runs::new(rows);
         for case in 0..400 {
             let filter = random_filter(&mut random, 4);
@@ -151,14 +189,19 @@ fn sql_agrees_with_the_oracle() {
                 .filter(|row| hidden || row.division.is_none())
                 .filter(|row| holds(&expr, row) == Some(true))
                 .collect();
-            expected.sort_by_key(|row| (row.close_time.unwrap_or(i64::MAX), row.start_time, row.run));
+            expected
+                .sort_by_key(|row| (row.close_time.unwrap_or(i64::MAX), row.start_time, row.run));
             let expected: Vec<i64> = expected.iter().rev().map(|row| row.run).collect();
             hits += expected.len();
 
             for drive in [true, false] {
                 let context = format!("seed {seed} case {case} (driven: {drive}): {filter}");
                 assert_eq!(runs.list(&filter, drive), expected, "{context}");
-                assert_eq!(runs.count(&filter, drive), expected.len() as i64, "{context}");
+                assert_eq!(
+                    runs.count(&filter, drive),
+                    expected.len() as i64,
+                    "{context}"
+                );
                 let grouped = format!("{filter} GROUP BY ExecutionStatus");
                 let groups = runs.count_by_group(&grouped, drive).unwrap();
                 assert_eq!(groups.total, expected.len() as i64, "{context}");
