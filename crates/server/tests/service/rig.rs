@@ -344,10 +344,7 @@ impl Rig {
     /// Whether nothing is handed out for a moment.
     pub(crate) async fn is_quiet(&self, queue: &str) -> bool {
         let task = self.poll_at(queue, call_for(Duration::from_millis(200)));
-        task.await
-            .expect("the poll is good")
-            .task_token
-            .is_empty()
+        task.await.expect("the poll is good").task_token.is_empty()
     }
 
     pub(crate) async fn respond(
@@ -399,9 +396,9 @@ impl Rig {
             task_token: task.task_token.clone(),
             ..Default::default()
         };
-        let completed = self
-            .server
-            .respond_activity_task_completed(&self.namespace, request, call());
+        let completed =
+            self.server
+                .respond_activity_task_completed(&self.namespace, request, call());
         completed.await.map(|_| ())
     }
 }

@@ -39,8 +39,8 @@ mod tests;
 pub use compile::{CountQuery, ListQuery, Sql};
 pub use cursor::Position;
 pub use execute::{count, list};
-pub use plan::{Grouping, compile_count, compile_list};
-pub use schema::{Field, Schema, Target};
+pub use plan::{Grouping, Probe, compile_count, compile_list};
+pub use schema::{Column, DIVISION, Field, RESERVED_PREFIX, SCHEDULE_ID_PREFIX, Schema, Target};
 
 use crate::Error;
 

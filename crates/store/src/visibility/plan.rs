@@ -183,8 +183,8 @@ fn conjuncts(checked: Checked) -> Vec<Filter> {
 /// A condition whose runs are few, as sets that hold these runs.
 struct Driver {
     sets: Vec<Sql>,
-    /// The condition that the sets answer wholly, if they do.
-    answers: Option<usize>,
+    /// The conditions that the sets answer wholly.
+    answers: Vec<usize>,
 }
 
 /// The condition with the fewest runs, if there is one with at most `runs_max`.
@@ -197,9 +197,22 @@ fn driver(
     let mut best = None;
     let mut fewest = runs_max + 1;
     for (at, filter) in conjuncts.iter().enumerate() {
-        let Some((sets, exact)) = sets(compiler, filter) else {
+        let Some((mut sets, exact)) = sets(compiler, filter) else {
             continue;
         };
+        let mut answers = Vec::new();
+        if exact {
+            answers.push(at);
+        }
+        // What else the set's index holds is tested before any row is read.
+        if let ([set], Some(held)) = (&mut sets[..], held_beside(filter)) {
+            let beside = conjuncts.iter().enumerate().filter(|(other, filter)| {
+                *other != at && tests_only(std::slice::from_ref(*filter), held)
+            });
+            let (places, beside): (Vec<usize>, Vec<&Filter>) = beside.unzip();
+            compiler.and_all(set, beside.into_iter());
+            answers.extend(places);
+        }
         // Runs in several sets count several times here: without a look at duplicates, SQLite
         // stops at the limit.
         let mut sql = Sql::default();
@@ -209,10 +222,7 @@ fn driver(
         let count = probe(&sql)?;
         if count < fewest {
             fewest = count;
-            best = Some(Driver {
-                sets,
-                answers: exact.then_some(at),
-            });
+            best = Some(Driver { sets, answers });
         }
     }
     Ok(best)
@@ -267,10 +277,13 @@ fn from(sql: &mut Sql, driver: &Driver) {
 }
 
 /// The conditions that are still to be tested.
-fn rest<'a>(conjuncts: &'a [Filter], driver: Option<&Driver>) -> impl Iterator<Item = &'a Filter> {
-    let answered = driver.and_then(|driver| driver.answers);
+fn rest<'a>(
+    conjuncts: &'a [Filter],
+    driver: Option<&'a Driver>,
+) -> impl Iterator<Item = &'a Filter> {
+    let answers = driver.map_or(&[][..], |driver| &driver.answers);
     let rest = conjuncts.iter().enumerate();
-    rest.filter(move |(at, _)| Some(*at) != answered)
+    rest.filter(move |(at, _)| !answers.contains(at))
         .map(|(_, filter)| filter)
 }
 
@@ -287,9 +300,24 @@ fn keyset(sql: &mut Sql, after: Position) {
     sql.push(" AND e.run < ").param(run).push("))");
 }
 
+/// What the status and the type index hold.
+const STATUS_INDEX: &[Column] = &[Column::Status, Column::Division];
+const TYPE_INDEX: &[Column] = &[Column::WorkflowType, Column::Status, Column::Division];
+
+/// The columns in the index that lists the runs of a condition, if there are others than its own.
+fn held_beside(filter: &Filter) -> Option<&'static [Column]> {
+    match filter {
+        Filter::Test(test) if test.target == Target::Column(Column::WorkflowType) => {
+            Some(TYPE_INDEX)
+        }
+        Filter::Test(test) if test.target == Target::Column(Column::Status) => Some(STATUS_INDEX),
+        _ => None,
+    }
+}
+
 /// The index that holds all that a count tests, if there is one: no row is read then.
 fn covering_index(conjuncts: &[Filter]) -> Option<&'static str> {
-    if tests_only(conjuncts, &[Column::Status, Column::Division]) {
+    if tests_only(conjuncts, STATUS_INDEX) {
         return Some("executions_status");
     }
     let by_type = conjuncts.iter().any(|filter| {
@@ -297,8 +325,7 @@ fn covering_index(conjuncts: &[Filter]) -> Option<&'static str> {
             if test.target == Target::Column(Column::WorkflowType)
                 && matches!(test.predicate, Predicate::In(_) | Predicate::Range(..)))
     });
-    let held = [Column::WorkflowType, Column::Status, Column::Division];
-    (by_type && tests_only(conjuncts, &held)).then_some("executions_type")
+    (by_type && tests_only(conjuncts, TYPE_INDEX)).then_some("executions_type")
 }
 
 fn tests_only(filters: &[Filter], columns: &[Column]) -> bool {

@@ -98,6 +98,10 @@ fn drives_start_from_the_condition() {
             "executions_division (namespace=? AND division=?)",
         ),
         (
+            "ExecutionStatus = 'Running' AND WorkflowType = 'Pay' AND StartTime > 3",
+            "executions_type (namespace=? AND workflow_type=? AND status=? AND division=?)",
+        ),
+        (
             "WorkflowType = 'Pay' AND StartTime > 3",
             "executions_type (namespace=? AND workflow_type=?)",
         ),
