@@ -176,8 +176,9 @@ impl Rig {
     }
 
     pub(crate) async fn status(&self, id: &str) -> WorkflowExecutionStatus {
-        let described = self.describe(id).await.expect("the run is there");
+        let described = patiently(|| self.describe(id)).await;
         described
+            .expect("the run is there")
             .workflow_execution_info
             .expect("it has an info")
             .status()
@@ -217,10 +218,13 @@ impl Rig {
             client_name: "temporal-cli".into(),
             ..call()
         };
-        let read = self
-            .server
-            .get_workflow_execution_history(&self.namespace, request, call);
-        read.await
+        let read = || {
+            let (request, call) = (request.clone(), call.clone());
+            self.server
+                .get_workflow_execution_history(&self.namespace, request, call)
+        };
+        patiently(read)
+            .await
             .expect("the history is there")
             .history
             .unwrap_or_default()
@@ -241,12 +245,11 @@ impl Rig {
         };
         let mut seen = Vec::new();
         while !seen.contains(&kind) {
-            let read = self.server.get_workflow_execution_history(
-                &self.namespace,
-                request.clone(),
-                call(),
-            );
-            let page = read.await.expect("the history is there");
+            let read = || {
+                self.server
+                    .get_workflow_execution_history(&self.namespace, request.clone(), call())
+            };
+            let page = patiently(read).await.expect("the history is there");
             let events = page.history.unwrap_or_default().events;
             seen.extend(events.iter().map(HistoryEvent::event_type));
             request.next_page_token = page.next_page_token;
@@ -400,6 +403,18 @@ impl Rig {
             self.server
                 .respond_activity_task_completed(&self.namespace, request, call());
         completed.await.map(|_| ())
+    }
+}
+
+/// As clients do: what is unavailable is asked for again.
+async fn patiently<T, F: Future<Output = Result<T, Error>>>(
+    ask: impl Fn() -> F,
+) -> Result<T, Error> {
+    loop {
+        match ask().await {
+            Err(Error::Unavailable(_)) => tokio::task::yield_now().await,
+            answer => return answer,
+        }
     }
 }
 

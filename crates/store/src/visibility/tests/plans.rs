@@ -107,7 +107,7 @@ fn drives_start_from_the_condition() {
         ),
         (
             "ExecutionStatus = 'Failed' AND StartTime > 3",
-            "executions_status (namespace=? AND status=?)",
+            "executions_status (namespace=? AND status=? AND division=?)",
         ),
         (
             "Env STARTS_WITH 'p'",
