@@ -108,9 +108,11 @@ impl Server {
                     match started {
                         Ok(done) => {
                             let Done { value, view } = done;
+                            // Names of sticky queues are unique to a worker process: one after the
+                            // other, they would use up all labels.
                             self.observe_start(
                                 namespace,
-                                &name,
+                                &value.task_queue,
                                 value.scheduled_time,
                                 value.task.started_time,
                             );
@@ -182,14 +184,14 @@ impl Server {
     fn observe_start(
         &self,
         namespace: &Namespace,
-        queue: &QueueName,
+        queue: &str,
         scheduled: Time,
         started: Time,
     ) {
         let metric = self
             .core
             .metrics
-            .queue(&namespace.name, &queue.name, TaskType::Workflow);
+            .queue(&namespace.name, queue, TaskType::Workflow);
         metric.schedule_to_start.observe(started.since(scheduled));
     }
 
