@@ -7,7 +7,6 @@
 mod call;
 mod error;
 mod handler;
-mod oversize;
 mod rpc;
 mod services;
 mod transport;

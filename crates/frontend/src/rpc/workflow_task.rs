@@ -11,7 +11,8 @@ use tidemill_proto::api::workflowservice::v1::{
 };
 
 use crate::handler::Handler;
-use crate::{oversize, validate};
+use crate::validate;
+use tidemill_engine::retry::oversize;
 use tidemill_server::Call;
 
 #[expect(
@@ -65,7 +66,7 @@ pub(crate) async fn respond_workflow_task_failed(
     if let Some(failure) = &request.failure
         && handler.limits.is_oversize(failure)
     {
-        request.failure = Some(oversize::replaced(failure, handler.limits.blob_bytes_kept));
+        request.failure = Some(oversize(failure, handler.limits.blob_bytes_kept, true));
     }
     handler
         .server
