@@ -51,6 +51,7 @@ class Server:
 
     folder: Path
     port: int = field(default_factory=free_port)
+    metrics_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -72,7 +73,8 @@ class Server:
         command = [
             str(binary()),
             *("server", "start-dev", "--headless", "--namespace", "default"),
-            *("--port", str(self.port), "--db-filename", str(self.folder / "wire.db")),
+            *("--port", str(self.port), "--metrics-port", str(self.metrics_port)),
+            *("--db-filename", str(self.folder / "wire.db")),
             *flags,
         ]
         with self.log.open("ab") as log:

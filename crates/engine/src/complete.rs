@@ -1,7 +1,7 @@
 //! Completion of a workflow task: its commands, messages and query answers, in order
 //! (contract section 1.8).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use tidemill_proto::api::command::v1::{Command, command::Attributes as C};
 use tidemill_proto::api::common::v1::{MeteringMetadata, WorkerVersionStamp};
@@ -27,7 +27,7 @@ use crate::{Error, activity, child, external, marker, query, timer, update, upse
 pub struct Completion {
     pub commands: Vec<Command>,
     pub messages: Vec<Message>,
-    pub query_results: HashMap<String, WorkflowQueryResult>,
+    pub query_results: BTreeMap<String, WorkflowQueryResult>,
     pub sticky: Option<Sticky>,
     pub identity: String,
     pub binary_checksum: String,

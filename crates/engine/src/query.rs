@@ -3,7 +3,7 @@
 //! A query goes straight to a worker when no task is pending; that is the server's part. Here
 //! are those that ride on the next task (contract section 6.1).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use tidemill_proto::api::enums::v1::{QueryRejectCondition, WorkflowExecutionStatus as Status};
 use tidemill_proto::api::query::v1::{WorkflowQuery, WorkflowQueryResult};
@@ -111,7 +111,7 @@ pub(crate) fn unsend(tx: &mut Tx<'_>) {
 }
 
 /// Hands the worker's answers to those who wait; what is not answered stays.
-pub(crate) fn answer(tx: &mut Tx<'_>, mut results: HashMap<String, WorkflowQueryResult>) {
+pub(crate) fn answer(tx: &mut Tx<'_>, mut results: BTreeMap<String, WorkflowQueryResult>) {
     let waiting = std::mem::take(&mut tx.run.volatile.queries);
     for query in waiting {
         match results.remove(&query.id) {

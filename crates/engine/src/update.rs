@@ -41,7 +41,7 @@ pub enum Status {
         batch_id: i64,
     },
     /// The outcome is known without a look at history.
-    Failed(Failure),
+    Failed(Box<Failure>),
 }
 
 /// Looks an update up; `None` when the run does not know it.
@@ -57,7 +57,7 @@ pub fn status(run: &Run, update_id: &str) -> Option<Status> {
             return Some(if run.is_open() {
                 Status::Accepted
             } else {
-                Status::Failed(closed_failure())
+                Status::Failed(Box::new(closed_failure()))
             });
         }
     }

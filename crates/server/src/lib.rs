@@ -11,6 +11,7 @@
 )]
 
 mod api;
+mod collect;
 mod commit;
 mod config;
 mod core;
@@ -75,15 +76,20 @@ impl Server {
         let namespaces =
             Namespaces::open(&*store, committer.clone(), config.namespaces.clone()).await?;
         let metrics = Arc::new(Metrics::new());
-        metrics.watch_store(store.clone());
         let matching = Matching::new(matching::Config::default(), store.clone(), || core::now().0);
         matching.load().await.map_err(unavailable)?;
+        let namespaces = Arc::new(namespaces);
+        metrics.collect(collect::Figures {
+            committer: committer.clone(),
+            namespaces: namespaces.clone(),
+            matching: matching.clone(),
+        });
         let (shards, mailboxes) = Shards::new(config.shards);
         let core = Arc::new(Core {
             config,
             store,
             committer,
-            namespaces: Arc::new(namespaces),
+            namespaces,
             matching,
             metrics,
             ids: Identifiers::after(last_run, last_task),

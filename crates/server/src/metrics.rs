@@ -12,27 +12,24 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet,
-};
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
-use tidemill_store::Store;
 
 /// Task queues with a label of their own; the rest share the label `__other__`.
-const QUEUE_LABELS_MAX: usize = 500;
-const OTHER_QUEUES: &str = "__other__";
+pub(crate) const QUEUE_LABELS_MAX: usize = 500;
+pub(crate) const OTHER_QUEUES: &str = "__other__";
+/// All sticky queues together: their names are unique to a worker process.
+pub(crate) const STICKY_QUEUES: &str = "__sticky__";
 
 /// Upper bounds of latency buckets, microseconds.
 const LATENCY_BOUNDS: [u64; 16] = [
     500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
     2_500_000, 5_000_000, 10_000_000, 30_000_000, 70_000_000,
 ];
-/// Upper bounds of the number of commits in one transaction.
-const BATCH_BOUNDS: [u64; 10] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 1024];
 
 /// gRPC codes as Temporal's `error_type` label names them, by code number.
 const ERROR_TYPES: [&str; 17] = [
@@ -64,10 +61,6 @@ pub struct Metrics {
     errors: Family<ErrorLabels, Counter>,
     queues: Mutex<HashMap<QueueLabels, Arc<Queue>>>,
     queue_families: QueueFamilies,
-    /// Commits that one transaction carried.
-    pub commit_batch: Histogram,
-    /// From handing a batch to the store to its being durable.
-    pub commit_latency: Histogram,
     /// Transitions that were rolled back because of a broken invariant.
     pub contained_failures: Counter,
 }
@@ -88,17 +81,11 @@ pub struct Queue {
     pub schedule_to_start: Histogram,
     /// How long polls waited, with or without a task at the end.
     pub poll_latency: Histogram,
-    /// Tasks that wait for a worker.
-    pub backlog: Gauge,
-    /// Polls that wait for a task.
-    pub open_polls: Gauge,
 }
 
 struct QueueFamilies {
     schedule_to_start: Family<QueueLabels, Histogram, fn() -> Histogram>,
     poll_latency: Family<QueueLabels, Histogram, fn() -> Histogram>,
-    backlog: Family<QueueLabels, Gauge>,
-    open_polls: Family<QueueLabels, Gauge>,
 }
 
 /// The type of a queue's tasks.
@@ -109,7 +96,7 @@ pub enum TaskType {
 }
 
 impl TaskType {
-    fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             TaskType::Workflow => "Workflow",
             TaskType::Activity => "Activity",
@@ -131,10 +118,10 @@ struct ErrorLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct QueueLabels {
-    namespace: String,
-    taskqueue: String,
-    task_type: &'static str,
+pub(crate) struct QueueLabels {
+    pub(crate) namespace: String,
+    pub(crate) taskqueue: String,
+    pub(crate) task_type: &'static str,
 }
 
 impl Default for Metrics {
@@ -155,11 +142,7 @@ impl Metrics {
             queue_families: QueueFamilies {
                 schedule_to_start: Family::new_with_constructor(Histogram::latency),
                 poll_latency: Family::new_with_constructor(Histogram::latency),
-                backlog: Family::default(),
-                open_polls: Family::default(),
             },
-            commit_batch: Histogram::counts(),
-            commit_latency: Histogram::latency(),
             contained_failures: Counter::default(),
         };
         metrics.register();
@@ -197,37 +180,15 @@ impl Metrics {
             q.poll_latency.clone(),
         );
         r.register(
-            "approximate_backlog_count",
-            "Tasks of a queue that wait for a worker",
-            q.backlog.clone(),
-        );
-        r.register(
-            "open_polls",
-            "Polls of a task queue that wait for a task",
-            q.open_polls.clone(),
-        );
-        r.register(
-            "tidemill_store_commit_batch_size",
-            "Commits that one transaction carried",
-            self.commit_batch.clone(),
-        );
-        r.register(
-            "tidemill_store_commit_latency_seconds",
-            "From handing a batch to the store to its being durable",
-            self.commit_latency.clone(),
-        );
-        r.register(
             "tidemill_contained_failures",
             "Transitions rolled back because of a broken invariant",
             self.contained_failures.clone(),
         );
     }
 
-    /// Shows what the store counts of itself.
-    pub fn watch_store(&self, store: Arc<dyn Store>) {
-        self.registry
-            .lock()
-            .register_collector(Box::new(StoreCounters(store)));
+    /// Shows figures that others keep, read when they are asked for.
+    pub(crate) fn collect(&self, collector: impl Collector) {
+        self.registry.lock().register_collector(Box::new(collector));
     }
 
     /// The handle of an RPC, to be resolved once.
@@ -246,8 +207,8 @@ impl Metrics {
         }
     }
 
-    /// The handle of a task queue, to be resolved once per queue. Sticky queues should all be
-    /// given one name: theirs are unique to a worker process.
+    /// The handle of a task queue. Not for names of sticky queues, which are unique to a worker
+    /// process: one after the other, they would use up all labels.
     pub fn queue(&self, namespace: &str, name: &str, task_type: TaskType) -> Arc<Queue> {
         let mut labels = QueueLabels {
             namespace: namespace.to_owned(),
@@ -269,8 +230,6 @@ impl Metrics {
                 Arc::new(Queue {
                     schedule_to_start: families.schedule_to_start.get_or_create_owned(labels),
                     poll_latency: families.poll_latency.get_or_create_owned(labels),
-                    backlog: families.backlog.get_or_create_owned(labels),
-                    open_polls: families.open_polls.get_or_create_owned(labels),
                 })
             })
             .clone()
@@ -333,10 +292,6 @@ impl Histogram {
         Self::new(&LATENCY_BOUNDS, 1e6)
     }
 
-    fn counts() -> Self {
-        Self::new(&BATCH_BOUNDS, 1.0)
-    }
-
     fn new(bounds: &'static [u64], scale: f64) -> Self {
         let buckets = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
         Self(Arc::new(HistogramInner {
@@ -349,15 +304,7 @@ impl Histogram {
 
     /// Records a span of time.
     pub fn observe(&self, span: Duration) {
-        self.observe_units(u64::try_from(span.as_micros()).unwrap_or(u64::MAX));
-    }
-
-    /// Records a number of things.
-    pub fn observe_count(&self, count: usize) {
-        self.observe_units(count as u64);
-    }
-
-    fn observe_units(&self, units: u64) {
+        let units = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
         let inner = &*self.0;
         let bucket = inner.bounds.partition_point(|&bound| bound < units);
         inner.buckets[bucket].fetch_add(1, Relaxed);
@@ -385,28 +332,6 @@ impl EncodeMetric for Histogram {
 
     fn metric_type(&self) -> MetricType {
         Self::TYPE
-    }
-}
-
-/// Counters that the store keeps, read when they are asked for.
-struct StoreCounters(Arc<dyn Store>);
-
-impl fmt::Debug for StoreCounters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("StoreCounters")
-    }
-}
-
-impl Collector for StoreCounters {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let fsyncs = ConstCounter::new(self.0.fsyncs());
-        let metric = encoder.encode_descriptor(
-            "tidemill_store_fsyncs",
-            "Times that data was forced to disk",
-            None,
-            fsyncs.metric_type(),
-        )?;
-        fsyncs.encode(metric)
     }
 }
 
@@ -444,18 +369,16 @@ mod tests {
         for i in 0..QUEUE_LABELS_MAX + 10 {
             metrics
                 .queue("default", &format!("q{i}"), TaskType::Activity)
-                .backlog
-                .inc();
+                .poll_latency
+                .observe(Duration::ZERO);
         }
         let text = metrics.encode();
-        let backlogs = text
+        let labels = text
             .lines()
-            .filter(|line| line.starts_with("approximate_backlog_count{"))
+            .filter(|line| line.starts_with("poll_latency_seconds_count{"))
             .count();
-        assert_eq!(backlogs, QUEUE_LABELS_MAX + 1);
+        assert_eq!(labels, QUEUE_LABELS_MAX + 1);
         let rest = r#"{namespace="__other__",taskqueue="__other__",task_type="Activity"} 10"#;
         assert!(text.contains(rest), "{text}");
-        let again = metrics.queue("default", "q0", TaskType::Activity);
-        assert_eq!(again.backlog.get(), 1);
     }
 }

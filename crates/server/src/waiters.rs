@@ -129,6 +129,10 @@ impl Drop for QueryWait {
 
 /// What becomes of a query that waits for a workflow task.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made once and taken apart at once, never stored in numbers"
+)]
 pub(crate) enum QueryEvent {
     Answered(WorkflowQueryResult),
     /// No workflow task will come: dispatch it directly.

@@ -259,7 +259,15 @@ fn search(seeds: std::ops::Range<u64>) -> BTreeMap<String, usize> {
 fn random_operations_keep_the_invariants() {
     let ends = search(0..150);
     // The sequences end in many ways, in states of an open run as well.
-    for end in ["completed", "failed", "terminated", "continuedasnew", "timedout", "none", "started"] {
+    for end in [
+        "completed",
+        "failed",
+        "terminated",
+        "continuedasnew",
+        "timedout",
+        "none",
+        "started",
+    ] {
         assert!(ends.contains_key(end), "{ends:?}");
     }
 }

@@ -64,6 +64,11 @@ impl Server {
         let max_tasks_per_second = request
             .task_queue_metadata
             .and_then(|m| m.max_tasks_per_second);
+        let metric = self
+            .core
+            .metrics
+            .queue(&namespace.name, &name.name, TaskType::Activity);
+        let begun = Instant::now();
         loop {
             let options = PollOptions {
                 identity: request.identity.as_str().into(),
@@ -72,7 +77,9 @@ impl Server {
                 max_tasks_per_second,
                 worker: worker.clone(),
             };
-            let Some(handout) = self.core.matching.poll(&name, options).await? else {
+            let offered = self.core.matching.poll(&name, options).await?;
+            metric.poll_latency.observe(begun.elapsed());
+            let Some(handout) = offered else {
                 return Ok(PollActivityTaskQueueResponse::default());
             };
             let scaling = scaling(&handout);
@@ -81,10 +88,6 @@ impl Server {
                 .await
             {
                 Ok(Done { value, view }) => {
-                    let metric =
-                        self.core
-                            .metrics
-                            .queue(&namespace.name, &name.name, TaskType::Activity);
                     metric
                         .schedule_to_start
                         .observe(value.started_time.since(value.attempt_scheduled_time));

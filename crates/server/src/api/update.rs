@@ -29,6 +29,10 @@ pub(super) struct Reached {
 }
 
 /// What waiting for an update can end with.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made once and taken apart at once, never stored in numbers"
+)]
 pub(super) enum Waited {
     Reached(Reached),
     /// The run continued as another, or was reloaded: send the update again.
@@ -163,7 +167,7 @@ impl Server {
         Ok(match status {
             Status::Admitted => Err(Stage::Admitted),
             Status::Accepted => Err(Stage::Accepted),
-            Status::Failed(failure) => Ok(failed(failure)),
+            Status::Failed(failure) => Ok(failed(*failure)),
             Status::Completed { event_id, batch_id } => {
                 let event = self.core.read_event(view, batch_id, event_id).await?;
                 match event.attributes {

@@ -26,7 +26,7 @@ use crate::Server;
 use crate::commit::WORKFLOW_QUEUE;
 use crate::history::PAGE_BATCHES;
 use crate::matching::{Handout, Offer, PollOptions, QueryTask, WorkerInfo};
-use crate::metrics::TaskType;
+use crate::metrics::{STICKY_QUEUES, TaskType};
 use crate::namespaces::Namespace;
 use crate::shard::{Done, Target, View};
 use crate::token::{HistoryToken, TaskToken, TokenKind};
@@ -61,6 +61,7 @@ impl Server {
             version_capabilities: request.worker_version_capabilities,
             deployment_options: request.deployment_options,
         });
+        let begun = Instant::now();
         loop {
             let options = PollOptions {
                 identity: request.identity.as_str().into(),
@@ -69,7 +70,14 @@ impl Server {
                 max_tasks_per_second: None,
                 worker: worker.clone(),
             };
-            let Some(handout) = self.core.matching.poll(&name, options).await? else {
+            let offered = self.core.matching.poll(&name, options).await?;
+            let label = if sticky { STICKY_QUEUES } else { &name.name };
+            self.core
+                .metrics
+                .queue(&namespace.name, label, TaskType::Workflow)
+                .poll_latency
+                .observe(begun.elapsed());
+            let Some(handout) = offered else {
                 return Ok(PollWorkflowTaskQueueResponse::default());
             };
             match handout.offer() {
@@ -108,8 +116,7 @@ impl Server {
                     match started {
                         Ok(done) => {
                             let Done { value, view } = done;
-                            // Names of sticky queues are unique to a worker process: one after the
-                            // other, they would use up all labels.
+                            // By the run's queue, whichever was polled.
                             self.observe_start(
                                 namespace,
                                 &value.task_queue,
@@ -181,13 +188,7 @@ impl Server {
         result
     }
 
-    fn observe_start(
-        &self,
-        namespace: &Namespace,
-        queue: &str,
-        scheduled: Time,
-        started: Time,
-    ) {
+    fn observe_start(&self, namespace: &Namespace, queue: &str, scheduled: Time, started: Time) {
         let metric = self
             .core
             .metrics
@@ -379,7 +380,7 @@ fn completion(namespace: &Namespace, request: RespondWorkflowTaskCompletedReques
     Completion {
         commands: request.commands,
         messages: request.messages,
-        query_results: request.query_results,
+        query_results: request.query_results.into_iter().collect(),
         sticky,
         identity: request.identity,
         bad_binary: namespace.bad_binaries.contains_key(&binary_checksum),
