@@ -68,6 +68,9 @@ async def test_large_command_terminates_the_run(wire: Wire, what: str) -> None:
     assert type_of(await run.closed()) == "WorkflowExecutionTerminated"
     terminated = attributes_of(await run.history(), "WorkflowExecutionTerminated")
     assert terminated.reason
+    if what == "activity input":
+        text = "ScheduleActivityTaskCommandAttributes.Input exceeds size limit."
+        assert terminated.reason == f"BadScheduleActivityAttributes: {text}"
 
 
 @pytest.mark.parametrize("compression", [grpc.Compression.NoCompression, grpc.Compression.Gzip])

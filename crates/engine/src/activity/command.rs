@@ -55,7 +55,8 @@ pub fn schedule(
     {
         return Err(Refused::terminate(
             BAD,
-            "activity input exceeds the size limit",
+            // An SDK's test knows this text.
+            "ScheduleActivityTaskCommandAttributes.Input exceeds size limit.",
         ));
     }
     if tx.run.activities.len() >= limits.pending_activities {
