@@ -136,6 +136,11 @@ pub(crate) async fn read_ahead(core: Arc<Core>) {
                     tracing::error!(%error, "cannot read wake-up times; trying again");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
+                // Without this loop no far wake-up would come any more.
+                Err(error) if error.is_panic() => {
+                    tracing::error!("reading wake-up times panicked; trying again");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
                 Err(_) => return,
             }
         }

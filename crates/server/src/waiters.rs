@@ -239,6 +239,11 @@ impl Waiters {
         }
     }
 
+    /// Whether a query is waited for still: not if its run was reloaded since.
+    pub(crate) fn waits_for_query(&self, id: &str) -> bool {
+        self.0.at(&self.0.queries, id).lock().contains_key(id)
+    }
+
     pub(crate) fn query_event(&self, id: &str, event: QueryEvent) {
         if let Some(waiter) = self.0.at(&self.0.queries, id).lock().remove(id) {
             let _ = waiter.reply.send(event);

@@ -92,13 +92,18 @@ impl Server {
             waits: true,
         };
         let id = buffered.wait.id().to_owned();
+        let core = self.core.clone();
         let done = self
             .core
             .shards
             .on_run(target, move |run, cx| {
                 match query::route(run, Default::default())? {
-                    Route::Buffered => query::buffer(run, &id, asked, cx).map(|o| o.map(|()| true)),
-                    // The workflow task has ended meanwhile.
+                    // A reload since then has sent the one who waits away, to ask again: this query
+                    // would only be in the way of the next.
+                    Route::Buffered if core.waiters.waits_for_query(&id) => {
+                        query::buffer(run, &id, asked, cx).map(|o| o.map(|()| true))
+                    }
+                    // Or the workflow task has ended meanwhile.
                     _ => Ok(tidemill_engine::Outcome::unchanged(false)),
                 }
             })

@@ -346,22 +346,19 @@ impl Actor {
                 return;
             }
         };
-        let mut touched = Vec::with_capacity(transitions.len());
+        let number = (!commit.is_empty()).then_some(self.submitted + 1);
         let mut rests_on = no.and_then(|no| self.cache.get(no)).map_or(0, |e| e.commit);
         // What was asked for is about the run that it made, if it made one.
         let mut viewed = no;
         for transition in transitions {
             let created = transition.created;
-            let run = self.install(transition);
+            let run = self.install(transition, number);
             if created || viewed.is_none() {
                 viewed = Some(run);
             }
-            touched.push(run);
-        }
-        for no in &touched {
             rests_on = self
                 .cache
-                .get(*no)
+                .get(run)
                 .map_or(rests_on, |e| e.commit.max(rests_on));
         }
         let view = viewed.and_then(|no| self.cache.get(no)).map(|e| View {
@@ -386,16 +383,14 @@ impl Actor {
         if commit.is_empty() {
             self.after(rests_on, finish);
         } else {
-            let number = self.submit(commit, finish);
-            for no in touched {
-                if let Some(entry) = self.cache.get(no) {
-                    entry.commit = number;
-                }
-            }
+            self.submit(commit, finish);
         }
     }
 
-    fn install(&mut self, transition: Transition) -> RunNo {
+    /// Takes a run's next state into memory. `number` is that of the commit which is about to be
+    /// submitted. The run has it at once: room for another run of the same commit must not be made by
+    /// dropping this one, which the store does not have yet.
+    fn install(&mut self, transition: Transition, number: Option<u64>) -> RunNo {
         let Transition {
             run,
             created,
@@ -410,6 +405,9 @@ impl Actor {
             let mut tail = Tail::default();
             batches.into_iter().for_each(|b| tail.push(b, TAIL_BYTES));
             self.cache.insert(Arc::new(run), tail, created, durable);
+        }
+        if let (Some(number), Some(entry)) = (number, self.cache.get(no)) {
+            entry.commit = number;
         }
         no
     }

@@ -179,3 +179,72 @@ impl Shards {
 fn unanswered() -> Error {
     Error::Unavailable("the operation got no answer, try again: the server is stopping, or a fault in it was contained".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use tidemill_proto::api::common::v1::{WorkflowExecution, WorkflowType};
+    use tidemill_proto::api::taskqueue::v1::TaskQueue;
+    use tidemill_proto::api::workflowservice::v1::{
+        SignalWorkflowExecutionRequest, StartWorkflowExecutionRequest,
+    };
+    use tidemill_store::sqlite::SqliteStore;
+
+    use super::*;
+    use crate::namespaces::{DEFAULT, Registration};
+    use crate::{Call, Config, Server};
+
+    #[tokio::test]
+    async fn a_panic_is_contained_at_its_run() {
+        let config = Config {
+            namespaces: vec![Registration {
+                name: DEFAULT.to_owned(),
+                retention: std::time::Duration::from_secs(86_400),
+                ..Default::default()
+            }],
+            shards: 1,
+            ..Default::default()
+        };
+        let store = Arc::new(SqliteStore::memory().unwrap());
+        let server = Server::start(store, config).await.unwrap();
+        let namespace = server.namespaces().by_name(DEFAULT).unwrap();
+        for id in ["broken", "sound"] {
+            let request = StartWorkflowExecutionRequest {
+                workflow_id: id.into(),
+                workflow_type: Some(WorkflowType {
+                    name: "Type".into(),
+                }),
+                task_queue: Some(TaskQueue {
+                    name: "queue".into(),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            let started = server.start_workflow_execution(&namespace, request, Call::default());
+            started.await.unwrap();
+        }
+        let shards = &server.core.shards;
+        let target = |id| Target::new(&namespace, id, "").unwrap();
+        let broken = shards.on_run::<()>(target("broken"), |_, _| panic!("as the test asked"));
+        match broken.await.map(|_| ()) {
+            Err(Error::Internal(text)) => assert!(text.contains("as the test asked"), "{text}"),
+            other => panic!("{other:?}"),
+        }
+        // What is not an operation on a run.
+        shards.send(0, Message::Job(Box::new(|_| panic!("as the test asked"))));
+        for id in ["broken", "sound"] {
+            let request = SignalWorkflowExecutionRequest {
+                workflow_execution: Some(WorkflowExecution {
+                    workflow_id: id.into(),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            let sent = server.signal_workflow_execution(&namespace, request, Call::default());
+            sent.await.unwrap();
+            let run = shards.read(target(id)).await.unwrap().run;
+            assert_eq!(run.last_event_id(), 3, "{id}");
+        }
+        assert_eq!(server.metrics().contained_failures.get(), 2);
+        server.shutdown().await;
+    }
+}
