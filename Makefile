@@ -4,6 +4,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 VENV := .venv
 BIN := target/release/tidemill
+MODEL := .models/all-MiniLM-L6-v2
 
 # Extra arguments, such as `make crash ARGS="--seed 1234"` or `make bench-engine ARGS="--concurrency 200"`.
 ARGS ?=
@@ -11,7 +12,7 @@ ARGS ?=
 # Tests share the cores and the build folder; side by side they would only disturb each other.
 .NOTPARALLEL:
 
-.PHONY: help build demo test unit wire crash crash-short bench-engine check fmt clippy typos deny clean
+.PHONY: help build demo demo-engine test unit wire python crash crash-short bench-engine bench-pipeline check fmt clippy typos deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -21,16 +22,25 @@ help: ## List the targets
 build: ## Build the release binary, target/release/tidemill
 	$(CARGO) build --release --locked --workspace
 
-demo: build $(VENV)/.ready ## Run a workflow, kill -9 the engine in the middle, restart, show the result
+demo: build $(MODEL)/.ready ## Embed a folder of documents, kill -9 in the middle, go on, search
 	scripts/demo.sh
 
-test: build unit wire crash-short ## Everything that has to pass: Rust, real SDKs over the wire, crashes
+demo-engine: build $(VENV)/.ready ## Run a workflow, kill -9 the engine in the middle, restart, show the result
+	scripts/demo-engine.sh
 
-unit: $(VENV)/.ready ## The Rust tests, the official Rust SDK's among them
+test: build unit wire python crash-short ## Everything that has to pass: Rust, real SDKs over the wire, the Python package, crashes
+
+unit: $(VENV)/.ready $(MODEL)/.ready ## The Rust tests, the official Rust SDK's among them
 	$(CARGO) test --release --locked --workspace
 
 wire: build $(VENV)/.ready ## The official Python SDK and raw protocol calls against the binary
 	$(VENV)/bin/pytest -q tests/wire $(ARGS)
+
+python: build $(VENV)/.python ## The Python package: ruff, pyright, its tests against the binary
+	cd python && ../$(VENV)/bin/ruff check . ../examples/python-stage
+	cd python && ../$(VENV)/bin/ruff format --check . ../examples/python-stage
+	cd python && ../$(VENV)/bin/pyright --pythonpath ../$(VENV)/bin/python
+	cd python && ../$(VENV)/bin/pytest -q $(ARGS)
 
 crash-short: build $(VENV)/.ready ## 60 workflows, 6 kills of the engine, 2 of the worker
 	$(VENV)/bin/pytest -q -s tests/crash
@@ -42,6 +52,10 @@ crash: build $(VENV)/.ready ## 200 workflows, 30 kills of the engine, 5 of the w
 # what it used.
 bench-engine: build ## What a workflow of three activities costs; the last line is one JSON object
 	target/release/tidemill-bench-engine --server $(BIN) $(ARGS)
+
+# Overhead of pipelines: engine, interpreter and worker together, with an embedder that costs nothing.
+bench-pipeline: build ## 100,000 rows through load, split, embed, upsert; the last line is one JSON object
+	$(PYTHON) bench/pipeline/bench.py $(ARGS)
 
 check: fmt clippy typos ## Formatting, lints, spelling, and dependencies where cargo-deny is installed
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check; \
@@ -69,6 +83,15 @@ clean: ## Remove what was built, the Python environment included
 $(VENV)/.ready: tests/wire/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+# Some 90 MB, once. Tests look for it here, or where TIDEMILL_TEST_MODEL says.
+$(MODEL)/.ready: scripts/fetch_model.py | $(VENV)/.ready
+	$(VENV)/bin/python $< $(MODEL)
+	touch $@
+
+$(VENV)/.python: $(VENV)/.ready python/requirements-dev.txt python/pyproject.toml
+	cd python && ../$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
 $(VENV)/.checkers: $(VENV)/.ready

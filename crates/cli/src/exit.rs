@@ -13,7 +13,9 @@ Exit codes:
   3  an address to listen on is in use
   4  the data folder or file cannot be used
   5  the data file is in use by another process
-  6  the data file was written by a newer version";
+  6  the data file was written by a newer version
+  7  the pipeline or its inputs are not valid
+  8  the run failed or was cancelled";
 
 /// Why the binary ends without success: what happened, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +38,10 @@ pub(crate) enum Failure {
     DataLocked(String),
     #[error("{0}")]
     DataNewer(String),
+    #[error("{0}")]
+    Invalid(String),
+    #[error("{0}")]
+    RunFailed(String),
 }
 
 impl Failure {
@@ -57,6 +63,8 @@ impl Failure {
             Failure::DataUnusable(_) => 4,
             Failure::DataLocked(_) => 5,
             Failure::DataNewer(_) => 6,
+            Failure::Invalid(_) => 7,
+            Failure::RunFailed(_) => 8,
         }
     }
 }
@@ -116,7 +124,7 @@ mod tests {
 
     #[test]
     fn the_help_lists_every_code() {
-        for code in 0..=6 {
+        for code in 0..=8 {
             assert!(HELP.contains(&format!("\n  {code}  ")), "{code}");
         }
     }

@@ -6,6 +6,7 @@
 mod exit;
 mod logging;
 mod output;
+mod pipeline;
 mod serve;
 mod span;
 mod table;
@@ -15,7 +16,7 @@ use clap::{Parser, Subcommand};
 
 use crate::exit::Failure;
 
-/// Durable execution in one binary.
+/// Durable AI pipelines in one binary.
 #[derive(Parser)]
 #[command(name = "tidemill", version, after_help = exit::HELP)]
 struct Arguments {
@@ -25,13 +26,36 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the engine on a data file.
+    /// Run engine and workers in one process, on a data folder.
+    Up(serve::up::Up),
+    /// Make a pipeline from a template.
+    New(pipeline::new::New),
+    /// Check pipeline files.
+    Check(pipeline::check::Check),
+    /// Draw a pipeline.
+    Graph(pipeline::check::Graph),
+    /// Print the JSON Schema of pipeline files, for editors.
+    Schema,
+    #[command(flatten)]
+    Pipeline(pipeline::Command),
+    /// Run stages and pipelines for an engine that runs elsewhere.
+    Worker(serve::up::Worker),
+    /// Run the engine alone, on a data file.
     Engine(serve::engine::Arguments),
+    /// What the binary runs itself for, in a process that may break.
+    #[command(subcommand, hide = true)]
+    Internal(Internal),
     /// Servers for development and tests.
     #[command(subcommand)]
     Server(Server),
     /// Start, watch and steer workflows on a running server.
     Workflow(workflow::Arguments),
+}
+
+#[derive(Subcommand)]
+enum Internal {
+    /// Print the text of a PDF.
+    PdfText { file: std::path::PathBuf },
 }
 
 #[derive(Subcommand)]
@@ -52,7 +76,21 @@ fn main() -> std::process::ExitCode {
 
 fn run(command: Command) -> Result<(), Failure> {
     match command {
+        Command::Up(arguments) => serve::up::up(arguments),
+        Command::New(arguments) => pipeline::new::run(arguments),
+        Command::Check(arguments) => pipeline::check::run(arguments),
+        Command::Graph(arguments) => pipeline::check::draw(arguments),
+        Command::Schema => {
+            pipeline::check::print_schema();
+            Ok(())
+        }
+        Command::Pipeline(command) => pipeline::run(command),
+        Command::Worker(arguments) => serve::up::worker(arguments),
         Command::Engine(arguments) => serve::engine::run(arguments),
+        Command::Internal(Internal::PdfText { file }) => {
+            output::write(&tidemill_stages::documents::pdf_text(&file).map_err(Failure::General)?);
+            Ok(())
+        }
         Command::Server(Server::StartDev(arguments)) => serve::start_dev::run(*arguments),
         Command::Workflow(arguments) => workflow::run(arguments),
     }

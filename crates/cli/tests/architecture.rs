@@ -17,7 +17,7 @@ const ENGINE_SIDE: &[&str] = &[
 ];
 /// The binary knows both sides; the simulation drives the engine without the protocol.
 const KNOW_BOTH_SIDES: &[&str] = &["tidemill", "tidemill-sim"];
-/// Our crates that each crate behind the protocol may name.
+/// Our crates that each crate may name.
 const EDGES: &[(&str, &[&str])] = &[
     ("tidemill-proto", &[]),
     ("tidemill-engine", &["tidemill-proto"]),
@@ -35,6 +35,17 @@ const EDGES: &[(&str, &[&str])] = &[
             "tidemill-server",
         ],
     ),
+    ("tidemill-pipeline", &[]),
+    ("tidemill-connect", &["tidemill-pipeline"]),
+    (
+        "tidemill-stages",
+        &["tidemill-pipeline", "tidemill-connect"],
+    ),
+    (
+        "tidemill-worker",
+        &["tidemill-pipeline", "tidemill-connect", "tidemill-stages"],
+    ),
+    ("tidemill-runtime", &["tidemill-pipeline"]),
 ];
 /// Everything that the engine is made of. What does I/O, waits, reads a clock or draws a random
 /// number does not belong here.
@@ -63,7 +74,7 @@ const NOT_IN_ENGINE: &[&str] = &[
     "tonic",
 ];
 const MAY_NAME_TONIC: &[&str] = &["tidemill-frontend", "tidemill-proto", "tidemill"];
-const MAY_NAME_SQL: &[&str] = &["tidemill-store"];
+const MAY_NAME_SQL: &[&str] = &["tidemill-store", "tidemill-connect"];
 const SQL_CRATES: &[&str] = &[
     "rusqlite",
     "libsqlite3-sys",

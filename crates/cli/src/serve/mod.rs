@@ -3,5 +3,7 @@
 mod dynamic_config;
 pub(crate) mod engine;
 mod listen;
+mod platform;
 mod run;
 pub(crate) mod start_dev;
+pub(crate) mod up;

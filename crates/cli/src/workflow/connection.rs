@@ -13,7 +13,7 @@ const NAMESPACE: &str = "default";
 
 /// Where the server is and what of it is meant.
 #[derive(clap::Args)]
-pub(super) struct Target {
+pub(crate) struct Target {
     /// Server's address [env: TIDEMILL_ADDRESS, TEMPORAL_ADDRESS] [default: 127.0.0.1:7233]
     #[arg(long, global = true, value_name = "HOST:PORT")]
     address: Option<String>,
@@ -26,15 +26,15 @@ pub(super) struct Target {
 }
 
 /// An open connection.
-pub(super) struct Connection {
-    pub(super) client: Client,
-    pub(super) namespace: String,
-    pub(super) identity: String,
-    pub(super) json: bool,
+pub(crate) struct Connection {
+    pub(crate) client: Client,
+    pub(crate) namespace: String,
+    pub(crate) identity: String,
+    pub(crate) json: bool,
 }
 
 impl Connection {
-    pub(super) async fn open(target: &Target) -> Result<Self, Failure> {
+    pub(crate) async fn open(target: &Target) -> Result<Self, Failure> {
         let address = setting(&target.address, "ADDRESS", ADDRESS);
         let client = client::connect(&address).await.map_err(|error| {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
@@ -67,17 +67,17 @@ fn setting(flag: &Option<String>, name: &str, default: &str) -> String {
 }
 
 /// A request that is answered at once.
-pub(super) fn quick<M>(message: M) -> Request<M> {
+pub(crate) fn quick<M>(message: M) -> Request<M> {
     client::request(message, TIMEOUT)
 }
 
 /// A request that may wait.
-pub(super) fn waiting<M>(message: M, most: Duration) -> Request<M> {
+pub(crate) fn waiting<M>(message: M, most: Duration) -> Request<M> {
     client::request(message, most)
 }
 
 /// What a refused call says to people.
-pub(super) fn refused(status: Status) -> Failure {
+pub(crate) fn refused(status: Status) -> Failure {
     let text = match (status.message(), status.code()) {
         ("", code) => code.description().to_owned(),
         (message, Code::InvalidArgument | Code::NotFound) => message.to_owned(),

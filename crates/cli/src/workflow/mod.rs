@@ -1,6 +1,6 @@
 //! `tidemill workflow ...`: talks to a running server over gRPC, this one or Temporal's.
 
-mod connection;
+pub(crate) mod connection;
 mod describe;
 mod history;
 mod json;

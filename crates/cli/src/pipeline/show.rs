@@ -1,0 +1,103 @@
+//! Looking at runs.
+
+use serde_json::json;
+use tidemill_runtime::client::{Listed, RunStatus};
+
+use super::view::{View, span};
+use super::{Target, now_ms};
+use crate::exit::Failure;
+use crate::output;
+use crate::table;
+
+#[derive(clap::Args)]
+pub(crate) struct List {
+    /// The most runs to show.
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
+    #[command(flatten)]
+    target: Target,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Show {
+    /// The run's id.
+    #[arg(value_name = "RUN")]
+    run: String,
+    #[command(flatten)]
+    target: Target,
+}
+
+pub(super) async fn list(arguments: List) -> Result<(), Failure> {
+    let pipelines = arguments.target.connect().await?;
+    let runs = pipelines.list(arguments.limit).await?;
+    if arguments.target.json {
+        let runs: Vec<_> = runs
+            .iter()
+            .map(|run| {
+                json!({
+                    "run": run.id, "pipeline": run.pipeline, "plan": run.plan,
+                    "status": status(run.status), "started_ms": run.started_ms,
+                    "ended_ms": run.ended_ms, "parent": run.parent,
+                })
+            })
+            .collect();
+        output::line(json!(runs));
+        return Ok(());
+    }
+    let rows: Vec<_> = runs.iter().map(row).collect();
+    output::write(&table::render(
+        &["STATUS", "RUN", "PIPELINE", "STARTED", "TOOK"],
+        &rows,
+    ));
+    Ok(())
+}
+
+fn row(run: &Listed) -> Vec<String> {
+    let started = jiff::Timestamp::from_millisecond(run.started_ms / 1000 * 1000);
+    let until = if run.ended_ms == 0 {
+        now_ms()
+    } else {
+        run.ended_ms
+    };
+    vec![
+        status(run.status).to_owned(),
+        run.id.clone(),
+        run.pipeline.clone(),
+        started.map_or_else(|_| "-".to_owned(), |time| time.to_string()),
+        span(until - run.started_ms),
+    ]
+}
+
+fn status(status: RunStatus) -> &'static str {
+    match status {
+        RunStatus::Running => "running",
+        RunStatus::Done => "done",
+        RunStatus::Failed => "failed",
+        RunStatus::Canceled => "cancelled",
+        RunStatus::Terminated => "terminated",
+        RunStatus::TimedOut => "timed out",
+        RunStatus::Other => "other",
+    }
+}
+
+pub(super) async fn show(arguments: Show) -> Result<(), Failure> {
+    let pipelines = arguments.target.connect().await?;
+    let state = pipelines.state(&arguments.run).await?;
+    if arguments.target.json {
+        output::line(json!(state));
+        return Ok(());
+    }
+    output::line(format_args!(
+        "run       {}\npipeline  {}\nplan      {}\n",
+        arguments.run, state.pipeline, state.plan
+    ));
+    for line in View::default().lines(&arguments.run, &state, now_ms()) {
+        output::line(line);
+    }
+    for node in &state.nodes {
+        if let Some(error) = &node.error {
+            output::line(format_args!("\n{}: {error}", node.id));
+        }
+    }
+    Ok(())
+}

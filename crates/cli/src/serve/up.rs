@@ -1,0 +1,145 @@
+//! `tidemill up`: engine, interpreter and worker in one process. `tidemill worker`: without the engine.
+
+use std::time::Duration;
+
+use tidemill_server::Config;
+use tidemill_server::namespaces::{DEFAULT, Registration};
+
+use super::listen::Listen;
+use super::platform::{Platform, Settings};
+use super::run::{Data, Engine, Setup, Stop, cut_short};
+use crate::exit::Failure;
+use crate::{logging, output, span};
+
+#[derive(clap::Args)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    platform: Settings,
+    /// Address to serve gRPC on, for clients and further workers.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7233")]
+    listen: String,
+    /// How long closed runs are kept, if the data folder is made now.
+    #[arg(long, value_name = "SPAN", default_value = "30d", value_parser = span::parse)]
+    retention: Duration,
+    /// Address to serve Prometheus metrics on, at /metrics.
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics_listen: Option<String>,
+    /// Listen on addresses that other machines can reach, without authentication.
+    #[arg(long)]
+    allow_remote: bool,
+    #[command(flatten)]
+    logs: Logs,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct Worker {
+    #[command(flatten)]
+    platform: Settings,
+    /// The engine's address: Tidemill's or a Temporal server's.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:7233",
+        env = "TIDEMILL_ENGINE"
+    )]
+    engine: String,
+    #[arg(long, value_name = "NAME", default_value = DEFAULT)]
+    namespace: String,
+    /// Run stages only: other processes interpret plans.
+    #[arg(long)]
+    no_interpreter: bool,
+    #[command(flatten)]
+    logs: Logs,
+}
+
+#[derive(clap::Args)]
+struct Logs {
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: logging::Format,
+    /// error, warn, info, debug, trace, or directives such as info,tidemill_worker=debug.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log_level: String,
+}
+
+pub(crate) fn up(arguments: Up) -> Result<(), Failure> {
+    logging::start(arguments.logs.log_format, &arguments.logs.log_level)?;
+    let listen = Listen::parse(&arguments.listen, "--listen")?;
+    let metrics = arguments.metrics_listen.as_deref();
+    let metrics = metrics
+        .map(|address| Listen::parse(address, "--metrics-listen"))
+        .transpose()?;
+    let data = arguments.platform.data.clone();
+    std::fs::create_dir_all(&data).map_err(|error| {
+        Failure::DataUnusable(format!(
+            "cannot make the data folder {}: {error}",
+            data.display()
+        ))
+    })?;
+    let setup = Setup {
+        listen,
+        metrics,
+        allow_remote: arguments.allow_remote,
+        data: Data::File(data.join("engine.db")),
+        config: Config {
+            namespaces: vec![Registration {
+                name: DEFAULT.to_owned(),
+                retention: arguments.retention,
+                ..Default::default()
+            }],
+            ..Default::default()
+        },
+        banner: false,
+    };
+    super::run::block_on(async {
+        let mut stop = Stop::new()?;
+        let data = data.display().to_string();
+        let engine = Engine::start(setup).await?;
+        let address = engine.address.to_string();
+        let mut platform = Platform::start(arguments.platform, &address, DEFAULT, true)?;
+        output::line(format_args!(
+            "Tidemill {} is up.\n  engine  {address}\n  data    {data}\nRun a pipeline from \
+             another terminal: tidemill run FILE. Ctrl-C stops it; what runs goes on when it is \
+             up again.",
+            env!("CARGO_PKG_VERSION"),
+        ));
+        let failure = tokio::select! {
+            name = stop.wait() => {
+                tracing::info!("{name}: draining; a second signal ends at once");
+                None
+            }
+            failure = platform.failed() => Some(failure),
+        };
+        tokio::select! {
+            // Workers first: what they report has to reach the engine.
+            () = async { platform.drain().await; engine.drain().await } => {
+                tracing::info!("stopped");
+                failure.map_or(Ok(()), Err)
+            }
+            name = stop.wait() => Err(cut_short(name)),
+        }
+    })
+}
+
+pub(crate) fn worker(arguments: Worker) -> Result<(), Failure> {
+    logging::start(arguments.logs.log_format, &arguments.logs.log_level)?;
+    super::run::block_on(async {
+        let mut stop = Stop::new()?;
+        let mut platform = Platform::start(
+            arguments.platform,
+            &arguments.engine,
+            &arguments.namespace,
+            !arguments.no_interpreter,
+        )?;
+        let failure = tokio::select! {
+            name = stop.wait() => {
+                tracing::info!("{name}: draining; a second signal ends at once");
+                None
+            }
+            failure = platform.failed() => Some(failure),
+        };
+        tokio::select! {
+            () = platform.drain() => failure.map_or(Ok(()), Err),
+            name = stop.wait() => Err(cut_short(name)),
+        }
+    })
+}

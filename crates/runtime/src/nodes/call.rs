@@ -1,0 +1,75 @@
+//! A pipeline within the pipeline: a child workflow of the same type.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use temporalio_common::error::IncomingError;
+use temporalio_sdk::{
+    ChildWorkflowExecutionError, ChildWorkflowOptions, ChildWorkflowStartError, ParentClosePolicy,
+};
+use tidemill_pipeline::plan::Call;
+use tidemill_pipeline::run::{RunInput, RunResult};
+use tidemill_pipeline::template;
+
+use super::Outcome;
+use crate::context::Context;
+use crate::interpreter::Interpreter;
+
+pub(super) async fn run(cx: &Context, call: &Call) -> Outcome {
+    let scope = cx.scope();
+    let mut inputs = BTreeMap::new();
+    for (name, value) in &call.inputs {
+        match template::evaluate(value, &scope) {
+            Ok(value) => inputs.insert(name.clone(), value),
+            Err(error) => return Outcome::failed(format!("input `{name}` of the call: {error}")),
+        };
+    }
+    let input = json!(RunInput {
+        plan: (*call.plan).clone(),
+        inputs,
+        keep: BTreeMap::new(),
+        failed_items: BTreeMap::new(),
+        carry: None,
+    });
+    let id = format!("{}/{}", cx.run.id, cx.node.id);
+    let options = ChildWorkflowOptions::builder()
+        .workflow_id(id.clone())
+        // A parent that ends otherwise than by cancellation leaves the child its `finally`.
+        .parent_close_policy(ParentClosePolicy::RequestCancel)
+        .cancellation_token(cx.token.clone())
+        .static_summary(call.plan.name.clone())
+        .build();
+    cx.update(|node| node.message = Some(format!("runs as {id}")));
+    let _long = cx.long_task();
+    let child = cx
+        .workflow
+        .start_child_workflow(Interpreter::run, input, options);
+    let child = match child.await {
+        Ok(child) => child,
+        Err(ChildWorkflowStartError::Cancelled(_)) => return Outcome::Canceled,
+        Err(error) => {
+            return Outcome::failed(format!("pipeline `{}` as {id}: {error}", call.plan.name));
+        }
+    };
+    let cause = match child.result().await {
+        Ok(result) => return done(result),
+        Err(ChildWorkflowExecutionError::Failed(failure)) => match failure.cause() {
+            Some(IncomingError::Cancelled(_)) if cx.token.is_cancelled() => {
+                return Outcome::Canceled;
+            }
+            Some(IncomingError::Cancelled(_)) => "it was cancelled".to_owned(),
+            Some(IncomingError::Terminated(_)) => "it was terminated".to_owned(),
+            Some(cause) => cause.to_string(),
+            None => failure.to_string(),
+        },
+        Err(error) => error.to_string(),
+    };
+    Outcome::failed(format!("pipeline `{}` as {id}: {cause}", call.plan.name))
+}
+
+fn done(result: Value) -> Outcome {
+    match serde_json::from_value::<RunResult>(result) {
+        Ok(result) => Outcome::done(result.outputs),
+        Err(error) => Outcome::failed(format!("its result is not a run's: {error}")),
+    }
+}

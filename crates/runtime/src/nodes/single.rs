@@ -1,0 +1,89 @@
+//! A stage that is one task.
+
+use serde_json::Value;
+use tidemill_pipeline::plan::{Cache, Step};
+use tidemill_pipeline::task::{Input, Output, TaskInput, TaskOutput};
+use tidemill_pipeline::template;
+
+use super::Outcome;
+use crate::context::Context;
+use crate::task::{self, Fault, Task};
+
+pub(super) async fn run(cx: &Context, step: &Step) -> Outcome {
+    match attempt(cx, step).await {
+        Ok(outcome) => outcome,
+        Err(Fault::Failed(failure)) => Outcome::failed(failed(step, &failure.message)),
+        Err(fault) => fault.into(),
+    }
+}
+
+/// The message of a stage that failed.
+pub(super) fn failed(step: &Step, message: &str) -> String {
+    format!("stage `{}` ({}) failed: {message}", step.id, step.uses)
+}
+
+async fn attempt(cx: &Context, step: &Step) -> Result<Outcome, Fault> {
+    let scope = cx.scope();
+    let input = match &step.input {
+        Some(template) => template::evaluate_text(template, &scope)
+            .map_err(|error| Fault::failed(format!("its input: {error}")))?,
+        None => Value::Null,
+    };
+    let with = template::evaluate(&step.with, &scope)
+        .map_err(|error| Fault::failed(format!("`with`: {error}")))?;
+    let input = TaskInput {
+        run: (*cx.run).clone(),
+        stage: step.id.clone(),
+        with,
+        input: Input::Value(input),
+        scope: Value::Null,
+        cache: cache(step, &scope)?,
+    };
+    let _long = cx.long_task();
+    let output: TaskOutput = task::run(cx, &of(step), &input).await?;
+    match output.output {
+        Output::Value(value) => Ok(Outcome::Done {
+            output: value,
+            kept: output.cached,
+            fan_out: None,
+        }),
+        Output::Part(_) => Err(Fault::failed(format!(
+            "the worker that serves `{}` gave a part although it was given no chunk",
+            step.uses
+        ))),
+    }
+}
+
+/// The task that runs a step.
+pub(super) fn of(step: &Step) -> Task<'_> {
+    Task {
+        name: &step.uses,
+        queue: &step.resource,
+        stage: &step.id,
+        retry: step.retry.clone(),
+        timeouts: step.timeouts.clone(),
+    }
+}
+
+/// The step's cache with its key evaluated; what speaks of an item is left to the worker.
+pub(super) fn cache(step: &Step, scope: &Value) -> Result<Option<Cache>, Fault> {
+    let Some(cache) = &step.cache else {
+        return Ok(None);
+    };
+    let mut cache = cache.clone();
+    if let Some(key) = &cache.key
+        && !speaks_of_item(key)
+    {
+        let key = template::evaluate_text(key, scope)
+            .map_err(|error| Fault::failed(format!("the key of its cache: {error}")))?;
+        cache.key = Some(match key {
+            Value::String(text) => text,
+            other => other.to_string(),
+        });
+    }
+    Ok(Some(cache))
+}
+
+pub(super) fn speaks_of_item(text: &str) -> bool {
+    template::is_template(text) && template::roots(text).is_ok_and(|roots| roots.contains("item"))
+}

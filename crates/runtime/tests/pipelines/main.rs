@@ -1,0 +1,16 @@
+//! The interpreter against a real engine, with scripted stages: what they do stands in their `with`.
+
+mod approve;
+mod call;
+mod engine;
+mod fan_out;
+mod histories;
+mod long;
+mod plans;
+#[expect(
+    dead_code,
+    reason = "the interpreter calls activities by name, not by these constants"
+)]
+mod script;
+mod session;
+mod walk;

@@ -1,0 +1,120 @@
+//! The stage `embed.text`.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::Value;
+use tidemill_connect::embed::{self, Call, Spec};
+use tidemill_pipeline::data::{FailedItem, Item, Part};
+use tidemill_pipeline::stage::{Kind, StageType, Type};
+
+use crate::{Context, Error, Stage, params};
+
+const NAME: &str = "embed.text";
+
+/// Adds to each item with a `text` the vector of that text, with the model that made it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EmbedText;
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct With {
+    /// The model: the name of a folder in `models` of the data folder, a path to a folder with
+    /// `model.safetensors`, `tokenizer.json` and `config.json`, or `{openai: {url, model}}`.
+    /// `fake` or `fake:384` costs nothing and is for tests.
+    model: Spec,
+    /// Texts computed at once or sent in one request; 32 unless given.
+    batch: Option<NonZeroUsize>,
+}
+
+#[async_trait]
+impl Stage for EmbedText {
+    fn describe(&self) -> StageType {
+        StageType {
+            name: NAME.to_owned(),
+            summary: "Computes the vectors of texts with a local model or a server's.".to_owned(),
+            kind: Kind::Items,
+            input: Type::record("chunk"),
+            output: Type::record("vector"),
+            resource: "accelerator".to_owned(),
+            with: params::schema::<With>(),
+            pure: true,
+        }
+    }
+
+    async fn items(&self, chunk: Part, with: Value, cx: &Context) -> Result<Part, Error> {
+        let with: With = params::parse(NAME, with)?;
+        let mut out = Part::default();
+        let mut items = Vec::with_capacity(chunk.items.len());
+        let mut texts = Vec::with_capacity(chunk.items.len());
+        for item in chunk.items {
+            match item.value.get("text").and_then(Value::as_str) {
+                Some(text) if item.value.is_object() => {
+                    texts.push(text.to_owned());
+                    items.push(item);
+                }
+                _ => out.failed.push(failed(
+                    item,
+                    cx,
+                    format!("{NAME}: the item has no `text` to embed"),
+                )),
+            }
+        }
+        if items.is_empty() {
+            return Ok(out);
+        }
+        let embedder = tokio::select! {
+            opened = embed::open(&with.model, &cx.data) => opened?,
+            () = cx.cancelled.cancelled() => return Err(Error::cancelled()),
+        };
+        let progress = cx.progress.clone();
+        let call = Call {
+            batch: with.batch.map(NonZeroUsize::get),
+            cancelled: cx.cancelled.clone(),
+            progress: Arc::new(move |done, of| progress(format!("{done} of {of} embedded"))),
+        };
+        let results = embedder.embed(texts, &call).await?;
+        for (item, result) in items.into_iter().zip(results) {
+            match result {
+                Ok(vector) => out.items.push(with_vector(
+                    item,
+                    &vector,
+                    embedder.name(),
+                    embedder.revision(),
+                )),
+                Err(reason) => out
+                    .failed
+                    .push(failed(item, cx, format!("{NAME}: {reason}"))),
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn with_vector(mut item: Item, vector: &[f32], model: &str, revision: &str) -> Item {
+    let mut bytes = Vec::with_capacity(size_of_val(vector));
+    for number in vector {
+        bytes.extend_from_slice(&number.to_le_bytes());
+    }
+    if let Value::Object(record) = &mut item.value {
+        record.insert("vector".to_owned(), STANDARD.encode(bytes).into());
+        record.insert("dimension".to_owned(), vector.len().into());
+        record.insert("model".to_owned(), model.into());
+        record.insert("revision".to_owned(), revision.into());
+    }
+    item
+}
+
+fn failed(item: Item, cx: &Context, error: String) -> FailedItem {
+    FailedItem {
+        id: item.id,
+        source: item.source,
+        stage: cx.stage.clone(),
+        error,
+    }
+}

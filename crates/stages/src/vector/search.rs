@@ -1,0 +1,122 @@
+//! The stage `vector.search`.
+
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tidemill_connect::embed::{self, Spec};
+use tidemill_connect::vector::{Filter, VectorStore};
+use tidemill_pipeline::stage::{Kind, StageType, Type};
+
+use crate::{Context, Error, Stage, params};
+
+const NAME: &str = "vector.search";
+
+/// Finds the chunks nearest to a query.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Search;
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct With {
+    /// The index: its name, or `{qdrant: {...}}`, `{pgvector: {...}}`.
+    index: Value,
+    /// What to look for; the input by default.
+    query: Option<String>,
+    /// The vector to look for, in place of a query.
+    vector: Option<Vec<f32>>,
+    /// The model that embeds the query: by default the one that the index names as its own.
+    model: Option<Spec>,
+    /// How many chunks at most; 5 by default.
+    #[serde(default = "k")]
+    #[schemars(range(min = 1, max = 1000))]
+    k: usize,
+    /// Only chunks that meet it, such as `{language: fr}` or `{year: {">=": 1990}}`.
+    #[serde(default)]
+    filter: Value,
+}
+
+fn k() -> usize {
+    5
+}
+
+#[async_trait]
+impl Stage for Search {
+    fn describe(&self) -> StageType {
+        StageType {
+            name: NAME.to_owned(),
+            summary: "Finds the chunks of a vector index that are nearest to a query.".to_owned(),
+            kind: Kind::Call,
+            input: Type::Any,
+            output: Type::Object,
+            resource: "cpu".to_owned(),
+            with: params::schema::<With>(),
+            // The index changes.
+            pure: false,
+        }
+    }
+
+    async fn call(&self, input: Value, with: Value, cx: &Context) -> Result<Value, Error> {
+        let with: With = params::parse(NAME, with)?;
+        if !(1..=1000).contains(&with.k) {
+            return Err(params::wrong(NAME, "k", "it is from 1 to 1000"));
+        }
+        let failed = |e| super::error(NAME, e);
+        let filter = Filter::from_json(&with.filter).map_err(failed)?;
+        let index = super::open(NAME, &with.index, cx).await?;
+        let vector = match (with.vector, with.query) {
+            (Some(_), Some(_)) => {
+                return Err(params::wrong(
+                    NAME,
+                    "vector",
+                    "give it or `query`, not both",
+                ));
+            }
+            (Some(vector), None) => vector,
+            (None, query) => {
+                let query = query
+                    .or_else(|| input.as_str().map(str::to_owned))
+                    .ok_or_else(|| params::wrong(NAME, "query", "there is nothing to look for"))?;
+                let model = match with.model {
+                    Some(model) => model,
+                    None => match index.info().await.map_err(failed)?.model {
+                        Some(made) => Spec::Name(made.model),
+                        // An empty index: nothing is near to anything.
+                        None => return Ok(json!({ "matches": [] })),
+                    },
+                };
+                embedded(&query, &model, index.as_ref(), cx).await?
+            }
+        };
+        let matches = index
+            .search(vector, with.k, &filter)
+            .await
+            .map_err(failed)?;
+        Ok(json!({ "matches": matches }))
+    }
+}
+
+/// The query's vector, if the model is the one that the index was made with.
+async fn embedded(
+    query: &str,
+    model: &Spec,
+    index: &dyn VectorStore,
+    cx: &Context,
+) -> Result<Vec<f32>, Error> {
+    let embedder = embed::open(model, &cx.data).await?;
+    let info = index.info().await.map_err(|e| super::error(NAME, e))?;
+    if let Some(made) = info.model
+        && (made.model != embedder.name() || made.revision != embedder.revision())
+    {
+        let why = format!(
+            "the index was made with {made}; {} (revision {}) embeds the query differently",
+            embedder.name(),
+            embedder.revision()
+        );
+        return Err(params::wrong(NAME, "model", why));
+    }
+    tokio::select! {
+        vector = embed::embed_one(embedder.as_ref(), query) => Ok(vector?),
+        () = cx.cancelled.cancelled() => Err(Error::cancelled()),
+    }
+}

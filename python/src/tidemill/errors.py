@@ -1,0 +1,82 @@
+"""Why a stage failed, in the terms in which it is decided what comes next."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+
+class StageError(Exception):
+    """A failure whose kind the engine's side knows. Anything else that a stage raises counts as
+    `Failed`: it is tried again as the pipeline's retry policy says."""
+
+    kind: str = "Failed"
+    """The `type` of the activity's failure on the wire."""
+
+    retryable: bool = True
+
+    def __init__(self, message: str, *, retry_after: timedelta | float | None = None) -> None:
+        """`retry_after`: try again no sooner than this; a number is seconds."""
+        super().__init__(message)
+        self.message = message
+        if isinstance(retry_after, (int, float)):
+            retry_after = timedelta(seconds=retry_after)
+        self.retry_after: timedelta | None = retry_after
+
+
+class Invalid(StageError):
+    """The parameters or the input are wrong: trying again is useless. Say where, and what to do."""
+
+    kind = "Invalid"
+    retryable = False
+
+
+class Retryable(StageError):
+    """Something is missing or not reachable at this moment."""
+
+    kind = "Unavailable"
+
+
+class RateLimited(StageError):
+    """Asked too often; `retry_after` is what whoever refused said."""
+
+    kind = "RateLimited"
+
+
+class ArtifactStoreUnavailable(StageError):
+    """The artifact store is not reachable: the run waits until it is, however long that takes."""
+
+    kind = "ArtifactStoreUnavailable"
+
+
+class Cancelled(StageError):
+    """The run was cancelled, or the worker stops."""
+
+    kind = "Cancelled"
+
+
+class RunFailed(Exception):
+    """A run ended without a result."""
+
+    def __init__(self, run_id: str, message: str, *, status: str = "failed") -> None:
+        super().__init__(
+            f"run {run_id} {status}: {message}" if message else f"run {run_id} {status}"
+        )
+        self.run_id = run_id
+        self.status = status
+        """`failed`, `canceled`, `terminated` or `timed out`."""
+        self.message = message
+
+
+class CompileError(Exception):
+    """A pipeline was refused by `tidemill check`; the message is what it printed."""
+
+
+class EngineUnreachable(Exception):
+    """No engine answers at the address."""
+
+    def __init__(self, address: str, cause: str) -> None:
+        super().__init__(
+            f"no engine answers at {address} ({cause}). Start one with `tidemill up`, "
+            "or name its address with --engine HOST:PORT."
+        )
+        self.address = address

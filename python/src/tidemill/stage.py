@@ -1,0 +1,290 @@
+"""`@stage`: a function that pipelines can use by name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Any, Generic, ParamSpec, TypeVar, get_args, get_origin
+
+from . import convert
+from .artifacts import Collection
+from .errors import Invalid, StageError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class _InputMarker:
+    pass
+
+
+Input = Annotated[T, _InputMarker()]
+"""`text: Input[str]` marks the parameter that gets the stage's input, whatever its name."""
+
+INPUT_NAMES = ("input", "item", "items")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*([.-][A-Za-z0-9_]+)*")
+
+
+class Drop:
+    """As the outcome of an item of an `items=True` stage: it goes no further, and did not fail."""
+
+
+DROP = Drop()
+
+
+class Many:
+    """As the outcome of an item: several items, whose ids are made from their content."""
+
+    def __init__(self, values: Iterable[Any]) -> None:
+        self.values = list(values)
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Tries within one task, before its failure is reported and the pipeline's own retry policy
+    applies. In a fan-out each item has these tries to itself. `Invalid` is never tried again."""
+
+    attempts: int = 3
+    """In all."""
+    delay: timedelta | float = 1.0
+    """Before the second; a number is seconds."""
+    backoff: float = 2.0
+    max_delay: timedelta | float = 60.0
+
+    @property
+    def max_delay_s(self) -> float:
+        return _seconds(self.max_delay)
+
+    def delay_s(self, attempt: int, error: BaseException) -> float:
+        """Seconds to wait after attempt number `attempt`, counted from 1, failed with `error`."""
+        delay = min(_seconds(self.delay) * self.backoff ** (attempt - 1), self.max_delay_s)
+        if isinstance(error, StageError) and error.retry_after is not None:
+            delay = max(delay, error.retry_after.total_seconds())
+        return delay
+
+
+def _seconds(span: timedelta | float) -> float:
+    return span.total_seconds() if isinstance(span, timedelta) else float(span)
+
+
+@dataclass(frozen=True)
+class _Parameter:
+    name: str
+    type: Any
+    default: Any
+    positional: bool
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+
+class Stage(Generic[P, R]):
+    """A function with what a worker needs to know of it. Calling it calls the function."""
+
+    def __init__(
+        self,
+        function: Callable[P, R],
+        *,
+        name: str | None = None,
+        retry: Retry | int | None = None,
+        items: bool = False,
+        concurrency: int = 1,
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.name: str = name or function.__name__
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"{self.name!r} is no name of a stage: use a form such as `text.clean`"
+            )
+        given = Retry(attempts=retry) if isinstance(retry, int) else retry
+        self.retry = given or Retry(attempts=1)
+        self.item_retry = given or Retry(attempts=3, delay=0.5, max_delay=30)
+        """Of an item of a fan-out: the pipeline's own policy is for whole chunks."""
+        if self.retry.attempts < 1 or concurrency < 1:
+            raise ValueError(f"stage {self.name}: attempts and concurrency are at least 1")
+        self.items = items
+        self.concurrency = concurrency
+        """Items of a chunk that a mapped stage works on at a time."""
+        self.is_async = inspect.iscoroutinefunction(function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<stage {self.name}>"
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    @functools.cached_property
+    def _signature(self) -> tuple[_Parameter | None, dict[str, _Parameter], bool]:
+        """The parameter of the input, those of `with`, and whether other keys are taken too.
+
+        Found when first needed, so that annotations may name what the module defines later.
+        """
+        try:
+            hints = typing.get_type_hints(self.function, include_extras=True)
+        except NameError as error:
+            raise TypeError(
+                f"stage {self.name}: an annotation cannot be resolved: {error}. Names "
+                "in annotations have to exist when the worker starts, not only for type checkers."
+            ) from None
+        taker: _Parameter | None = None
+        rest: dict[str, _Parameter] = {}
+        open_ended = False
+        for one in inspect.signature(self.function).parameters.values():
+            if one.kind is inspect.Parameter.VAR_POSITIONAL:
+                raise TypeError(f"stage {self.name} takes *{one.name}: name its parameters")
+            if one.kind is inspect.Parameter.VAR_KEYWORD:
+                open_ended = True
+                continue
+            parameter = _Parameter(
+                one.name,
+                hints.get(one.name, Any),
+                one.default,
+                one.kind is inspect.Parameter.POSITIONAL_ONLY,
+            )
+            if taker is None and (one.name in INPUT_NAMES or _is_marked(parameter.type)):
+                taker = parameter
+            else:
+                rest[one.name] = parameter
+        if any(one.positional for one in rest.values()):
+            raise TypeError(f"stage {self.name}: only its input may be positional-only")
+        if self.items and taker is None:
+            raise TypeError(
+                f"stage {self.name} has items=True and no parameter for them: name one `items`"
+            )
+        return taker, rest, open_ended
+
+    def check(self) -> None:
+        """Raises TypeError when the function cannot be a stage."""
+        _ = self._signature
+
+    @property
+    def takes_input(self) -> bool:
+        return self._signature[0] is not None
+
+    @property
+    def input_type(self) -> Any:
+        taker = self._signature[0]
+        return Any if taker is None else taker.type
+
+    @property
+    def item_type(self) -> Any:
+        """For `items=True`: the type of an element of the list that the function takes."""
+        wanted = self.input_type
+        while get_origin(wanted) is Annotated:
+            wanted = get_args(wanted)[0]
+        arguments = get_args(wanted)
+        return arguments[0] if arguments else Any
+
+    def parameters(self, values: object) -> dict[str, Any]:
+        """The keyword arguments that `with` gives. Raises `Invalid`."""
+        _, rest, open_ended = self._signature
+        if values is None:
+            values = {}
+        if not isinstance(values, Mapping):
+            raise Invalid(
+                f"`with` of stage {self.name} should be an object, and is {convert.shown(values)}"
+            )
+        given = typing.cast("Mapping[str, Any]", values)
+        arguments: dict[str, Any] = {}
+        for key, value in given.items():
+            if key in rest:
+                arguments[key] = convert.from_json(value, rest[key].type, f"with.{key}")
+            elif open_ended:
+                arguments[key] = value
+            else:
+                raise convert.unknown_key(key, list(rest), f"`with` of stage {self.name}")
+        for one in rest.values():
+            if one.required and one.name not in arguments:
+                raise Invalid(f"stage {self.name} requires `with.{one.name}`")
+        return arguments
+
+    def convert_input(self, value: object) -> Any:
+        """The input as the function wants it: a collection stays lazy unless a list is wanted."""
+        wanted = self.input_type
+        while get_origin(wanted) is Annotated:
+            wanted = get_args(wanted)[0]
+        if isinstance(value, Collection):
+            found = typing.cast("Collection[Any]", value)
+            if wanted is Any or wanted is Collection:
+                return found
+            if get_origin(wanted) is Collection:
+                return found.of_type(get_args(wanted)[0])
+            return convert.from_json(found.values(), wanted, "the input")
+        if wanted is Collection or get_origin(wanted) is Collection:
+            raise Invalid(
+                f"stage {self.name} takes a collection, and its input is {convert.shown(value)}"
+            )
+        return convert.from_json(value, wanted, "the input")
+
+    def bind(self, value: object, arguments: Mapping[str, Any]) -> Callable[[], R]:
+        """The call of the function, with its input already converted."""
+        taker = self._signature[0]
+        call: Callable[..., R] = self.function
+        if taker is None:
+            return functools.partial(call, **arguments)
+        if taker.positional:
+            return functools.partial(call, value, **arguments)
+        return functools.partial(call, **{**arguments, taker.name: value})
+
+
+def _is_marked(wanted: Any) -> bool:
+    return get_origin(wanted) is Annotated and any(
+        isinstance(one, _InputMarker) for one in get_args(wanted)[1:]
+    )
+
+
+@typing.overload
+def stage(function: Callable[P, R], /) -> Stage[P, R]: ...
+
+
+@typing.overload
+def stage(
+    *,
+    name: str | None = None,
+    retry: Retry | int | None = None,
+    items: bool = False,
+    concurrency: int = 1,
+) -> Callable[[Callable[P, R]], Stage[P, R]]: ...
+
+
+def stage(
+    function: Callable[P, R] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    retry: Retry | int | None = None,
+    items: bool = False,
+    concurrency: int = 1,
+) -> Stage[P, R] | Callable[[Callable[P, R]], Stage[P, R]]:
+    """Makes a function, sync or async, a stage that pipelines use by its name.
+
+    The parameter named `input`, `item` or `items`, or annotated `Input[...]`, gets the stage's
+    input; the others are the keys of `with`. What JSON they get is converted to their annotations.
+
+    - `name`: as `uses:` says it; the function's own name otherwise.
+    - `retry`: tries within a task, a number or a `Retry`; without it one for a whole task, three
+      for each item of a fan-out.
+    - `items`: the function takes the items of a chunk as a list and returns a list of as many
+      outcomes: a value, an exception for an item that failed, `DROP`, or `Many([...])`.
+    - `concurrency`: for a function that a pipeline maps over a collection, items at a time.
+
+    A task may run again after a crash, so a stage must leave the same behind when it runs twice.
+    """
+
+    def make(function: Callable[P, R]) -> Stage[P, R]:
+        return Stage(function, name=name, retry=retry, items=items, concurrency=concurrency)
+
+    return make if function is None else make(function)

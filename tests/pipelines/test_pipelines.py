@@ -1,0 +1,165 @@
+"""What a user does with pipelines, in the order in which a user does it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from conftest import EXAMPLES, Up, chunks, eventually
+
+SEARCH = EXAMPLES / "semantic-search" / "pipeline.yaml"
+SMALL_PARTS = """
+name: small-parts
+inputs:
+  folder: { type: string }
+stages:
+  - uses: documents.load
+    with: { path: "{{ inputs.folder }}", part: { items: 2, bytes: 1000000 } }
+  - uses: text.split
+    with: { size: 200, overlap: 0 }
+  - uses: embed.text
+    with: { model: "fake:32" }
+    window: 2
+  - uses: vector.upsert
+    with: { index: documents }
+"""
+
+
+def corpus(folder: Path, documents: int) -> Path:
+    folder.mkdir()
+    for i in range(documents):
+        paragraphs = [f"Document {i}, paragraph {j}: " + f"tide {i * j} " * 20 for j in range(5)]
+        (folder / f"{i:03}.txt").write_text("\n\n".join(paragraphs))
+    return folder
+
+
+def written(up: Up, text: str) -> Path:
+    file = up.folder / "pipeline.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_documents_become_an_index_and_changes_are_followed(up: Up) -> None:
+    docs = up.folder / "docs"
+    shutil.copytree(EXAMPLES / "semantic-search" / "docs", docs)
+    inputs = ["--input", f"folder={docs}", "--input", "model=fake:64"]
+    first = up.run(SEARCH, *inputs, "--id", "first")
+    before = chunks(up)
+    assert first["outputs"]["documents"] > 0
+    assert len(before) == len(set(before)) > 0
+
+    found = up.command("search", before[0][1], "--index", "documents", "--json").json["matches"]
+    assert found[0]["text"] == before[0][1]
+    assert found[0]["score"] == pytest.approx(1, abs=1e-3)
+
+    # Nothing changed: nothing is embedded. Then one document changes and one goes.
+    up.run(SEARCH, *inputs, "--id", "second")
+    assert chunks(up) == before
+    changed, gone = sorted(path for path in docs.iterdir() if path.suffix == ".md")[:2]
+    changed.write_text("Only this sentence is left.")
+    gone.unlink()
+    up.run(SEARCH, *inputs, "--id", "third")
+    after = chunks(up)
+    assert [text for document, text in after if changed.name in document] == [
+        "Only this sentence is left."
+    ]
+    assert not [document for document, _ in after if gone.name in document]
+    others = [row for row in before if changed.name not in row[0] and gone.name not in row[0]]
+    assert [row for row in after if changed.name not in row[0]] == others
+
+
+def test_killed_at_any_moment_each_chunk_is_there_once(up: Up) -> None:
+    docs = corpus(up.folder / "docs", 40)
+    file = written(up, SMALL_PARTS)
+    whole = up.run(file, "--input", f"folder={docs}", "--id", "whole")
+    expected = chunks(up)
+    shutil.rmtree(up.data / "indexes")
+    up.kill()
+    shutil.rmtree(up.data)
+    up.start()
+    answer = up.command("run", file, "--detach", "--id", "killed", "--input", f"folder={docs}")
+    assert answer.code == 0, answer.err
+
+    def done() -> int:
+        answer = up.command("show", "killed", "--json")
+        steps = [s for node in answer.json["nodes"] for s in node.get("steps", [])]
+        return steps[-1]["chunks_done"] if steps else 0
+
+    for least in (1, 5, 12):
+        eventually(lambda least=least: done() >= least)
+        up.kill()
+        up.start()
+        eventually(lambda: up.command("show", "killed").code == 0)
+    logs = up.command("logs", "killed", "--follow")
+    assert logs.code == 0, logs.err
+    assert chunks(up) == expected
+    last = up.node("killed", whole["state"]["nodes"][-1]["id"])
+    assert last["status"] == "done" and last["steps"][-1]["chunks_done"] == 20
+
+
+def test_a_person_is_asked_and_answers(up: Up) -> None:
+    file = EXAMPLES / "human-review" / "pipeline.yaml"
+    assert up.command("run", file, "--detach", "--id", "ask").code == 0
+    eventually(lambda: '"asking"' in up.command("show", "ask", "--json").out)
+    wrong = up.command("approve", "ask", "review", "--choice", "perhaps")
+    assert wrong.code == 7 and "publish" in wrong.err
+    # The question outlives the process.
+    up.kill()
+    up.start()
+    eventually(lambda: '"asking"' in up.command("show", "ask", "--json").out)
+    form = json.dumps({"text": "The mill is open on Sundays."})
+    right = up.command("approve", "ask", "review", "--choice", "publish", "--form", form)
+    assert right.code == 0, right.err
+    assert up.command("logs", "ask", "--follow").code == 0
+    assert "The mill is open on Sundays." in (up.folder / "published.txt").read_text()
+
+
+def test_failed_items_are_counted_and_run_again_alone(up: Up) -> None:
+    first = up.run(EXAMPLES / "fan-out" / "pipeline.yaml", "--id", "first")
+    fan_out = next(n for n in first["state"]["nodes"] if n.get("fan_out"))
+    failed = fan_out["fan_out"]["failed"]
+    assert failed == 2
+    again = up.command("retry", "first", "--failed-items", "--id", "again", "--json")
+    nodes = again.json["state"]["nodes"]
+    retried = next(n for n in nodes if n["id"] == fan_out["id"])
+    assert retried["fan_out"]["over"]["count"] == failed
+
+
+def test_wrong_pipelines_and_inputs_are_refused_with_their_place(up: Up) -> None:
+    file = written(up, "name: x\nstages:\n  - uses: documents.laod\n")
+    refused = up.command("check", file)
+    assert refused.code == 7
+    assert "pipeline.yaml:3:" in refused.err and "documents.load" in refused.err
+    file = written(up, SMALL_PARTS)
+    assert up.command("check", file).code == 0
+    missing = up.command("run", file)
+    assert missing.code == 7 and "folder" in missing.err
+    assert up.command("ps", "--json").json == []
+
+
+def test_a_run_that_fails_says_why_and_goes_on_from_there(up: Up) -> None:
+    text = """
+name: fails
+stages:
+  - uses: data.set
+    with: { value: 7 }
+  - id: break
+    uses: shell.run
+    with: { command: "test -e mended" }
+    retry: { attempts: 1 }
+outputs: "{{ set.value }}"
+"""
+    file = written(up, text)
+    failed = up.command("run", file, "--id", "one", "--json")
+    assert failed.code == 8 and "break" in failed.err
+    (up.folder / "mended").touch()
+    again = up.command("retry", "one", "--id", "two", "--json")
+    assert again.code == 0, again.err
+    statuses = {node["id"]: node["status"] for node in again.json["state"]["nodes"]}
+    assert statuses == {"set": "kept", "break": "done"}
+    assert again.json["outputs"] == 7
+    assert up.kill(signal.SIGTERM) == 0
