@@ -12,7 +12,7 @@ ARGS ?=
 # Tests share the cores and the build folder; side by side they would only disturb each other.
 .NOTPARALLEL:
 
-.PHONY: help build demo demo-engine test unit wire python crash crash-short bench-engine bench-pipeline check fmt clippy typos deny clean
+.PHONY: help build demo demo-engine test unit wire pipelines python crash crash-short bench-engine bench-pipeline check fmt clippy typos deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,13 +28,16 @@ demo: build $(MODEL)/.ready ## Embed a folder of documents, kill -9 in the middl
 demo-engine: build $(VENV)/.ready ## Run a workflow, kill -9 the engine in the middle, restart, show the result
 	scripts/demo-engine.sh
 
-test: build unit wire python crash-short ## Everything that has to pass: Rust, real SDKs over the wire, the Python package, crashes
+test: build unit wire pipelines python crash-short ## Everything that has to pass: Rust, real SDKs over the wire, the Python package, crashes
 
 unit: $(VENV)/.ready $(MODEL)/.ready ## The Rust tests, the official Rust SDK's among them
 	$(CARGO) test --release --locked --workspace
 
 wire: build $(VENV)/.ready ## The official Python SDK and raw protocol calls against the binary
 	$(VENV)/bin/pytest -q tests/wire $(ARGS)
+
+pipelines: build $(VENV)/.ready ## The examples and the commands from end to end, kill -9 included
+	$(VENV)/bin/pytest -q -p no:xdist tests/pipelines $(ARGS)
 
 python: build $(VENV)/.python ## The Python package: ruff, pyright, its tests against the binary
 	cd python && ../$(VENV)/bin/ruff check . ../examples/python-stage
