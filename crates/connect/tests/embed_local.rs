@@ -202,6 +202,9 @@ async fn an_empty_text_has_a_reason_in_place_of_a_vector() {
     assert_eq!(nothing, Ok(Vec::new()));
 }
 
+/// Name, `config.json`, weights (the model's own when absent), pooling, a part of the error.
+type Row<'a> = (&'a str, &'a str, Option<&'a [u8]>, Option<&'a str>, &'a str);
+
 #[tokio::test]
 async fn a_folder_that_is_no_usable_model_is_refused_with_the_reason() {
     let config = fs::read_to_string(model_folder().join("config.json")).expect("config.json");
@@ -212,7 +215,7 @@ async fn a_folder_that_is_no_usable_model_is_refused_with_the_reason() {
     let weights = fs::read(model_folder().join("model.safetensors")).expect("weights");
     let begin = Some(&weights[..100_000]);
     let max = r#"{"pooling_mode_mean_tokens": false, "pooling_mode_max_tokens": true}"#;
-    let rows: [(&str, &str, Option<&[u8]>, Option<&str>, &str); 8] = [
+    let rows: [Row; 8] = [
         (
             "roberta",
             &roberta,

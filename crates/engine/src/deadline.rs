@@ -93,7 +93,9 @@ mod tests {
         let timer = rig.run.next_deadline().unwrap();
         assert!(early < timer);
         rig.now = early;
+        let transitions = rig.run.core.transitions;
         rig.fire();
+        assert_eq!(rig.run.core.transitions, transitions);
         assert_eq!(
             (rig.due, rig.types().last().copied()),
             (Some(timer), Some(E::TimerStarted))

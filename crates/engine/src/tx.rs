@@ -557,7 +557,8 @@ impl<'a> Tx<'a> {
         let due = self.settle_due();
         let mut rows = Vec::new();
         if durable || due.is_some() {
-            self.run.core.transitions += 1;
+            // A wake-up that only moved the next one is nothing that happened to the run.
+            self.run.core.transitions += i64::from(durable);
             let run = &self.run;
             // The core row is read first on load: it comes first.
             rows.push(Row {

@@ -89,6 +89,11 @@ async fn after_bad_json_twice_the_fallback_answers() {
         .map(|asked| asked.body["model"].clone())
         .collect();
     assert_eq!(models, ["small", "small", "large"]);
+    assert!(
+        asked
+            .iter()
+            .all(|asked| asked.path == "/v1/chat/completions")
+    );
     let told = last_message(&asked[1]);
     assert!(
         told.contains("at /label: \"maybe\" is not one of"),
