@@ -12,7 +12,7 @@ ARGS ?=
 # Tests share the cores and the build folder; side by side they would only disturb each other.
 .NOTPARALLEL:
 
-.PHONY: help build demo demo-engine test unit wire pipelines python crash crash-short bench-engine bench-pipeline check fmt clippy typos deny clean
+.PHONY: help build demo demo-engine test unit wire pipelines python pyright crash crash-short bench-engine bench-pipeline check fmt clippy typos deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -39,10 +39,9 @@ wire: build $(VENV)/.ready ## The official Python SDK and raw protocol calls aga
 pipelines: build $(VENV)/.ready ## The examples and the commands from end to end, kill -9 included
 	$(VENV)/bin/pytest -q -p no:xdist tests/pipelines $(ARGS)
 
-python: build $(VENV)/.python ## The Python package: ruff, pyright, its tests against the binary
+python: build $(VENV)/.python ## The Python package: ruff, its tests against the binary
 	cd python && ../$(VENV)/bin/ruff check . ../examples/python-stage
 	cd python && ../$(VENV)/bin/ruff format --check . ../examples/python-stage
-	cd python && ../$(VENV)/bin/pyright --pythonpath ../$(VENV)/bin/python
 	cd python && ../$(VENV)/bin/pytest -q $(ARGS)
 
 crash-short: build $(VENV)/.ready ## 60 workflows, 6 kills of the engine, 2 of the worker
@@ -60,7 +59,11 @@ bench-engine: build ## What a workflow of three activities costs; the last line 
 bench-pipeline: build ## 100,000 rows through load, split, embed, upsert; the last line is one JSON object
 	$(PYTHON) bench/pipeline/bench.py $(ARGS)
 
-check: fmt clippy typos ## Formatting, lints, spelling, and dependencies where cargo-deny is installed
+# Fetches its own program from npm's registry on the first run: not part of `test`.
+pyright: $(VENV)/.python ## Types of the Python package
+	cd python && ../$(VENV)/bin/pyright --pythonpath ../$(VENV)/bin/python
+
+check: fmt clippy typos pyright ## Formatting, lints, spelling, and dependencies where cargo-deny is installed
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check; \
 	else echo "cargo-deny is not installed: dependencies not checked (make deny installs it)"; fi
 
