@@ -78,7 +78,7 @@ pub(crate) fn run(arguments: New) -> Result<(), Failure> {
         output::line(path.display());
     }
     output::line(format_args!(
-        "\nNext: tidemill up, and in another terminal: tidemill run {}/pipeline.yaml",
+        "\nNext, in {}: tidemill up, and there in another terminal: tidemill run pipeline.yaml",
         folder.display()
     ));
     Ok(())
