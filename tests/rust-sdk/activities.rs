@@ -12,8 +12,8 @@ use temporalio_sdk::{
     WorkflowContext, WorkflowResult,
 };
 
-use crate::engine::Engine;
 use crate::session::{QUEUE, connect, replay, start_as, unhurried, with_worker};
+use tidemill_test_engine::Engine;
 
 struct Steps;
 

@@ -13,8 +13,8 @@ use temporalio_sdk::{
 };
 use tokio::sync::Notify;
 
-use crate::engine::Engine;
 use crate::session::{QUEUE, connect, replay, start_as, unhurried, with_worker};
+use tidemill_test_engine::Engine;
 
 #[derive(Clone, Default)]
 struct Oven {

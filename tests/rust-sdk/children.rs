@@ -6,8 +6,8 @@ use temporalio_sdk::{
     WorkerOptions, WorkflowContext, WorkflowResult,
 };
 
-use crate::engine::Engine;
 use crate::session::{QUEUE, connect, replay, start_as, with_worker};
+use tidemill_test_engine::Engine;
 
 /// Greets whom it is told to by a signal.
 #[workflow]

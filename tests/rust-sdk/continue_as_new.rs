@@ -5,8 +5,8 @@ use temporalio_client::errors::WorkflowGetResultError;
 use temporalio_macros::{workflow, workflow_methods};
 use temporalio_sdk::{ContinueAsNewOptions, WorkerOptions, WorkflowContext, WorkflowResult};
 
-use crate::engine::Engine;
 use crate::session::{QUEUE, connect, replay, start_as, with_worker};
+use tidemill_test_engine::Engine;
 
 #[workflow]
 #[derive(Default)]

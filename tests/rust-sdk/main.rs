@@ -5,7 +5,6 @@ mod activities;
 mod cancellation;
 mod children;
 mod continue_as_new;
-mod engine;
 mod messages;
 mod restart;
 mod session;

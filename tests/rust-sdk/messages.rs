@@ -7,8 +7,8 @@ use temporalio_sdk::{
     SyncWorkflowContext, WorkerOptions, WorkflowContext, WorkflowContextView, WorkflowResult,
 };
 
-use crate::engine::Engine;
 use crate::session::{QUEUE, connect, replay, start_as, with_worker};
+use tidemill_test_engine::Engine;
 
 /// Sums up what it is sent, and ends when the sum has reached its target.
 #[workflow]

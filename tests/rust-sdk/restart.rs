@@ -12,8 +12,8 @@ use temporalio_sdk::{
 };
 use tokio::sync::Notify;
 
-use crate::engine::Engine;
 use crate::session::{QUEUE, connect, replay, unhurried, with_worker};
+use tidemill_test_engine::Engine;
 
 const STEPS: u32 = 6;
 /// The steps that wait for the test.

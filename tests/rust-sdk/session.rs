@@ -11,7 +11,7 @@ use temporalio_sdk::workflow_replayer::{WorkflowReplayer, WorkflowReplayerOption
 use temporalio_sdk::workflows::WorkflowImplementation;
 use temporalio_sdk::{ActivityOptions, Runtime, Worker, WorkerOptions};
 
-use crate::engine::Engine;
+use tidemill_test_engine::Engine;
 
 /// The queue that the worker under test polls.
 pub(crate) const QUEUE: &str = "rust";

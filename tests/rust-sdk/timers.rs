@@ -9,8 +9,8 @@ use temporalio_sdk::{
     WorkflowResult,
 };
 
-use crate::engine::Engine;
 use crate::session::{QUEUE, connect, replay, start_as, with_worker};
+use tidemill_test_engine::Engine;
 
 const SHORT: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(3600);

@@ -8,8 +8,8 @@ use temporalio_sdk::activities::{ActivityContext, ActivityError};
 use temporalio_sdk::{WorkerOptions, WorkflowContext, WorkflowResult};
 use tokio::process::{Child, Command};
 
-use crate::engine::{Engine, root};
 use crate::session::{QUEUE, connect, replay, start_as, unhurried, with_worker};
+use tidemill_test_engine::{Engine, root};
 
 /// The queue that the Python worker polls.
 const PYTHON_QUEUE: &str = "python";

@@ -12,6 +12,7 @@ use tidemill_proto::api::failure::v1::failure::FailureInfo;
 use tidemill_proto::api::failure::v1::{ApplicationFailureInfo, Failure, ServerFailureInfo};
 use tidemill_proto::wkt;
 
+use crate::limits::Limits;
 use crate::time::{MAX_SPAN, Time, is_negative, proto_span, span};
 
 const INITIAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -22,6 +23,8 @@ const MAXIMUM_INTERVAL_FACTOR: u32 = 100;
 const TIMEOUT_PREFIX: &str = "TemporalTimeout:";
 /// A failure larger than this is cut before it is kept with a pending activity, bytes.
 pub const RECORDED_FAILURE_SIZE: usize = 4 * 1024;
+/// A failure that breaks the size limit is cut to this fraction of it.
+const OVERSIZE_DIVISOR: usize = 4;
 /// Causes of a cut failure that are kept.
 const TRUNCATED_DEPTH: usize = 20;
 
@@ -234,8 +237,14 @@ pub fn recorded(failure: Failure) -> Failure {
     oversize(&failure, RECORDED_FAILURE_SIZE, false)
 }
 
+/// What stands for a failure that breaks the size limit; `None` for one that keeps to it.
+pub fn over_limit(failure: &Failure, limits: &Limits) -> Option<Failure> {
+    let kept = limits.blob_size / OVERSIZE_DIVISOR;
+    (failure.encoded_len() > limits.blob_size).then(|| oversize(failure, kept, true))
+}
+
 /// Stands for a failure that is too large: a server failure with the original, cut, as its cause.
-pub fn oversize(failure: &Failure, max_size: usize, non_retryable: bool) -> Failure {
+fn oversize(failure: &Failure, max_size: usize, non_retryable: bool) -> Failure {
     Failure {
         cause: Some(Box::new(truncate(failure, max_size))),
         ..server_failure("Failure exceeds size limit.", non_retryable)

@@ -194,7 +194,8 @@ mod tests {
     #[test]
     fn values_decode_by_type() {
         use IndexedValueType as T;
-        let rows: &[(&str, T, Result<Option<Value>, ()>)] = &[
+        type Row = (&'static str, T, Result<Option<Value>, ()>);
+        let rows: &[Row] = &[
             ("true", T::Bool, Ok(Some(Value::Bool(true)))),
             ("1", T::Bool, Err(())),
             ("7", T::Int, Ok(Some(Value::Int(7)))),

@@ -29,6 +29,7 @@ use tidemill_proto::api::taskqueue::v1::TaskQueue;
 
 use crate::Error;
 use crate::model::{StartedFacts, Sticky, WorkflowTask};
+use crate::retry;
 use crate::run::Run;
 use crate::time::{Time, nanos, proto_span, span};
 use crate::transition::{Effect, Outcome, TaskKind};
@@ -509,10 +510,14 @@ impl TaskFailure {
 pub fn fail(
     run: &Run,
     task: &TaskRef,
-    failure: TaskFailure,
+    mut failure: TaskFailure,
     cx: &Cx<'_>,
 ) -> Result<Outcome<()>, Error> {
     find(run, task)?;
+    let given = failure.failure.as_ref();
+    if let Some(short) = given.and_then(|f| retry::over_limit(f, cx.limits)) {
+        failure.failure = Some(short);
+    }
     let mut tx = Tx::new(run, cx);
     if failure.cause == Cause::GrpcMessageTooLarge {
         // The same completion would be too large again.

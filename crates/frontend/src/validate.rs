@@ -22,8 +22,6 @@ pub struct Limits {
     pub id_bytes: usize,
     /// Bytes of one blob of payloads.
     pub blob_bytes: usize,
-    /// Bytes of failure text that are kept when a failure is over `blob_bytes`.
-    pub blob_bytes_kept: usize,
     pub memo_bytes: usize,
     pub links: usize,
     pub link_bytes: usize,
@@ -41,7 +39,6 @@ impl From<&tidemill_engine::Limits> for Limits {
             message_bytes: 4 * 1024 * KIB,
             id_bytes: engine.id_length,
             blob_bytes: engine.blob_size,
-            blob_bytes_kept: engine.blob_size / 4,
             memo_bytes: engine.memo_size,
             links: 10,
             link_bytes: 4000,
@@ -145,20 +142,11 @@ impl Limits {
 
     /// Payloads within the bound for blobs.
     pub fn blob<M: Message>(&self, blob: &Option<M>, what: &str) -> Result<(), Error> {
-        if self.fits(blob) {
+        let size = blob.as_ref().map_or(0, Message::encoded_len);
+        if size <= self.blob_bytes {
             return Ok(());
         }
         invalid(format!("{what}: Blob data size exceeds limit."))
-    }
-
-    /// Whether payloads are within the bound for blobs.
-    pub fn fits<M: Message>(&self, blob: &Option<M>) -> bool {
-        !blob.as_ref().is_some_and(|blob| self.is_oversize(blob))
-    }
-
-    /// Whether a message is over the bound for blobs.
-    pub fn is_oversize<M: Message>(&self, blob: &M) -> bool {
-        blob.encoded_len() > self.blob_bytes
     }
 
     pub fn memo(&self, memo: &Option<Memo>) -> Result<(), Error> {

@@ -12,12 +12,27 @@ use super::{Target, now_ms};
 use crate::exit::Failure;
 use crate::output;
 
-/// Shows the run until it ends, then its outputs. Ctrl-C ends the showing, not the run.
-pub(super) async fn follow(
+/// Says which run was started, and follows it unless that is not wanted.
+pub(super) async fn started(
     target: &Target,
     pipelines: &Pipelines,
     run: &str,
+    detach: bool,
 ) -> Result<(), Failure> {
+    match (detach, target.json) {
+        (true, true) => output::line(json!({ "run": run })),
+        (true, false) => output::line(run),
+        (false, true) => {}
+        (false, false) => eprintln!("run {run}"),
+    }
+    if detach {
+        return Ok(());
+    }
+    follow(target, pipelines, run).await
+}
+
+/// Shows the run until it ends, then its outputs. Ctrl-C ends the showing, not the run.
+async fn follow(target: &Target, pipelines: &Pipelines, run: &str) -> Result<(), Failure> {
     let mut screen = Screen::new(run);
     let ended = tokio::select! {
         ended = pipelines.follow(run, |state| screen.show(state)) => ended?,

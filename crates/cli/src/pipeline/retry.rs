@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tidemill_pipeline::plan::Plan;
 use tidemill_pipeline::run::{FanOutResult, RunState, Status};
 use tidemill_runtime::client::StartOptions;
@@ -11,7 +11,6 @@ use tidemill_runtime::client::StartOptions;
 use super::history::Histories;
 use super::{Target, check, follow};
 use crate::exit::Failure;
-use crate::output;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -61,17 +60,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
         failed_items: again.failed_items,
     };
     let run = pipelines.start(input.plan, input.inputs, options).await?;
-    if arguments.detach {
-        match target.json {
-            true => output::line(json!({"run": run})),
-            false => output::line(&run),
-        }
-        return Ok(());
-    }
-    if !target.json {
-        eprintln!("run {run}, after {}", arguments.run);
-    }
-    follow::follow(target, &pipelines, &run).await
+    follow::started(target, &pipelines, &run, arguments.detach).await
 }
 
 /// What of an earlier run is used again.
@@ -132,6 +121,8 @@ impl Again {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn plan() -> Plan {

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tidemill_pipeline::inputs;
 use tidemill_pipeline::plan::Plan;
 use tidemill_runtime::client::StartOptions;
 
 use super::{Target, check, follow};
 use crate::exit::Failure;
-use crate::output;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -43,17 +42,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
         ..Default::default()
     };
     let run = pipelines.start(plan, inputs, options).await?;
-    if arguments.detach {
-        match target.json {
-            true => output::line(json!({"run": run})),
-            false => output::line(&run),
-        }
-        return Ok(());
-    }
-    if !target.json {
-        eprintln!("run {run}");
-    }
-    follow::follow(target, &pipelines, &run).await
+    follow::started(target, &pipelines, &run, arguments.detach).await
 }
 
 /// The inputs, checked, with defaults.

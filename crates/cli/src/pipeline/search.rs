@@ -58,6 +58,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
         .into_iter()
         .find(|stage| stage.describe().name == "vector.search")
         .ok_or_else(|| Failure::general("this binary has no vector.search"))?;
+    let data = arguments.data;
     let cx = Context {
         run: RunRef {
             id: "search".to_owned(),
@@ -66,7 +67,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
         },
         stage: "search".to_owned(),
         artifacts: tidemill_connect::artifacts::Artifacts::memory(),
-        data: arguments.data,
+        data: data.clone(),
         cancelled: Default::default(),
         progress: std::sync::Arc::new(|_| {}),
     };
@@ -80,7 +81,11 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     let matches = found["matches"].as_array().cloned().unwrap_or_default();
     if matches.is_empty() {
-        output::line("nothing found");
+        output::line(format_args!(
+            "nothing found: index {} in {} is empty, or not there",
+            arguments.index,
+            data.display()
+        ));
     }
     for (i, found) in matches.iter().enumerate() {
         let text = found["text"].as_str().unwrap_or_default();

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tidemill_worker::{Config, Offer, Registry};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::run::{Stop, cut_short};
 use crate::exit::Failure;
 use crate::span;
 
@@ -33,6 +34,18 @@ pub(super) struct Settings {
     grace: Duration,
 }
 
+impl Settings {
+    /// Makes the data folder if it is missing.
+    pub(super) fn make_folder(&self) -> Result<(), Failure> {
+        std::fs::create_dir_all(&self.data).map_err(|error| {
+            Failure::DataUnusable(format!(
+                "cannot make the data folder {}: {error}",
+                self.data.display()
+            ))
+        })
+    }
+}
+
 fn offer(text: &str) -> Result<Offer, String> {
     let (class, slots) = text.split_once('=').unwrap_or((text, "1"));
     match slots.parse() {
@@ -51,7 +64,7 @@ fn registry() -> Registry {
 /// A running interpreter and worker.
 pub(super) struct Platform {
     stop: CancellationToken,
-    tasks: Vec<JoinHandle<Result<(), Failure>>>,
+    tasks: JoinSet<Result<(), Failure>>,
 }
 
 impl Platform {
@@ -61,13 +74,7 @@ impl Platform {
         engine: &str,
         namespace: &str,
         interpreter: bool,
-    ) -> Result<Self, Failure> {
-        std::fs::create_dir_all(&settings.data).map_err(|error| {
-            Failure::DataUnusable(format!(
-                "cannot make the data folder {}: {error}",
-                settings.data.display()
-            ))
-        })?;
+    ) -> Self {
         let mut config = Config::new(engine, &settings.data);
         config.namespace = namespace.to_owned();
         config.grace = settings.grace;
@@ -78,17 +85,17 @@ impl Platform {
             config.artifacts = artifacts;
         }
         let stop = CancellationToken::new();
-        let mut tasks = Vec::new();
+        let mut tasks = JoinSet::new();
         let token = stop.clone();
-        tasks.push(tokio::spawn(async move {
+        tasks.spawn(async move {
             tidemill_worker::serve(config, registry(), token)
                 .await
                 .map_err(Failure::general)
-        }));
+        });
         if interpreter {
             let (token, engine, namespace) =
                 (stop.clone(), engine.to_owned(), namespace.to_owned());
-            tasks.push(tokio::spawn(async move {
+            tasks.spawn(async move {
                 let engine = tidemill_runtime::worker::Engine {
                     address: engine,
                     namespace,
@@ -96,30 +103,48 @@ impl Platform {
                 tidemill_runtime::worker::serve(engine, token.cancelled_owned())
                     .await
                     .map_err(Failure::general)
-            }));
+            });
         }
-        Ok(Self { stop, tasks })
+        Self { stop, tasks }
     }
 
     /// Waits until a part of it ends, which it does not do by itself unless it failed.
-    pub(super) async fn failed(&mut self) -> Failure {
-        loop {
-            if let Some(at) = self.tasks.iter().position(JoinHandle::is_finished) {
-                return match self.tasks.swap_remove(at).await {
-                    Ok(Err(failure)) => failure,
-                    Ok(Ok(())) => Failure::general("a worker ended by itself"),
-                    Err(panic) => Failure::general(panic),
-                };
+    async fn failed(&mut self) -> Failure {
+        match self.tasks.join_next().await {
+            Some(Ok(Err(failure))) => failure,
+            Some(Err(panic)) => Failure::general(panic),
+            Some(Ok(Ok(()))) | None => Failure::general("a worker ended by itself"),
+        }
+    }
+
+    /// Runs until a signal or a failure ends it: drains it, and after it what `then` drains.
+    pub(super) async fn run(
+        mut self,
+        mut stop: Stop,
+        then: impl Future<Output = ()>,
+    ) -> Result<(), Failure> {
+        let result = tokio::select! {
+            name = stop.wait() => {
+                tracing::info!("{name}: draining; a second signal ends at once");
+                Ok(())
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            failure = self.failed() => Err(failure),
+        };
+        tokio::select! {
+            // Workers first: what they report has to reach the engine.
+            () = async { self.drain().await; then.await } => {
+                tracing::info!("stopped");
+                result
+            }
+            name = stop.wait() => Err(cut_short(name)),
         }
     }
 
     /// Takes no more tasks, gives those that run the grace period, and hands back what is left.
-    pub(super) async fn drain(self) {
+    async fn drain(mut self) {
         self.stop.cancel();
-        for task in self.tasks {
-            match task.await {
+        while let Some(ended) = self.tasks.join_next().await {
+            match ended {
                 Ok(Ok(())) => {}
                 Ok(Err(failure)) => tracing::warn!("while stopping: {failure}"),
                 Err(panic) => tracing::warn!("while stopping: {panic}"),

@@ -7,7 +7,7 @@ use tidemill_server::namespaces::{DEFAULT, Registration};
 
 use super::listen::Listen;
 use super::platform::{Platform, Settings};
-use super::run::{Data, Engine, Setup, Stop, cut_short};
+use super::run::{Data, Engine, Setup, Stop};
 use crate::exit::Failure;
 use crate::{logging, output, span};
 
@@ -68,13 +68,8 @@ pub(crate) fn up(arguments: Up) -> Result<(), Failure> {
     let metrics = metrics
         .map(|address| Listen::parse(address, "--metrics-listen"))
         .transpose()?;
+    arguments.platform.make_folder()?;
     let data = arguments.platform.data.clone();
-    std::fs::create_dir_all(&data).map_err(|error| {
-        Failure::DataUnusable(format!(
-            "cannot make the data folder {}: {error}",
-            data.display()
-        ))
-    })?;
     let setup = Setup {
         listen,
         metrics,
@@ -91,55 +86,32 @@ pub(crate) fn up(arguments: Up) -> Result<(), Failure> {
         banner: false,
     };
     super::run::block_on(async {
-        let mut stop = Stop::new()?;
+        let stop = Stop::new()?;
         let data = data.display().to_string();
         let engine = Engine::start(setup).await?;
         let address = engine.address.to_string();
-        let mut platform = Platform::start(arguments.platform, &address, DEFAULT, true)?;
+        let platform = Platform::start(arguments.platform, &address, DEFAULT, true);
         output::line(format_args!(
             "Tidemill {} is up.\n  engine  {address}\n  data    {data}\nRun a pipeline from \
              another terminal: tidemill run FILE. Ctrl-C stops it; what runs goes on when it is \
              up again.",
             env!("CARGO_PKG_VERSION"),
         ));
-        let failure = tokio::select! {
-            name = stop.wait() => {
-                tracing::info!("{name}: draining; a second signal ends at once");
-                None
-            }
-            failure = platform.failed() => Some(failure),
-        };
-        tokio::select! {
-            // Workers first: what they report has to reach the engine.
-            () = async { platform.drain().await; engine.drain().await } => {
-                tracing::info!("stopped");
-                failure.map_or(Ok(()), Err)
-            }
-            name = stop.wait() => Err(cut_short(name)),
-        }
+        platform.run(stop, engine.drain()).await
     })
 }
 
 pub(crate) fn worker(arguments: Worker) -> Result<(), Failure> {
     logging::start(arguments.logs.log_format, &arguments.logs.log_level)?;
+    arguments.platform.make_folder()?;
     super::run::block_on(async {
-        let mut stop = Stop::new()?;
-        let mut platform = Platform::start(
+        let stop = Stop::new()?;
+        let platform = Platform::start(
             arguments.platform,
             &arguments.engine,
             &arguments.namespace,
             !arguments.no_interpreter,
-        )?;
-        let failure = tokio::select! {
-            name = stop.wait() => {
-                tracing::info!("{name}: draining; a second signal ends at once");
-                None
-            }
-            failure = platform.failed() => Some(failure),
-        };
-        tokio::select! {
-            () = platform.drain() => failure.map_or(Ok(()), Err),
-            name = stop.wait() => Err(cut_short(name)),
-        }
+        );
+        platform.run(stop, std::future::ready(())).await
     })
 }

@@ -36,7 +36,13 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) async fn open(target: &Target) -> Result<Self, Failure> {
         let address = setting(&target.address, "ADDRESS", ADDRESS);
-        let client = client::connect(&address).await.map_err(|error| {
+        let namespace = setting(&target.namespace, "NAMESPACE", NAMESPACE);
+        Self::to(&address, namespace, target.json).await
+    }
+
+    /// Connects to the server at an address.
+    pub(crate) async fn to(address: &str, namespace: String, json: bool) -> Result<Self, Failure> {
+        let client = client::connect(address).await.map_err(|error| {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
             Failure::general(format!(
                 "cannot connect to a server at {address}: {error}{}. Start one with `tidemill \
@@ -46,9 +52,9 @@ impl Connection {
         })?;
         Ok(Self {
             client,
-            namespace: setting(&target.namespace, "NAMESPACE", NAMESPACE),
+            namespace,
             identity: format!("tidemill-cli:{}", std::process::id()),
-            json: target.json,
+            json,
         })
     }
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use tidemill_proto::api::common::v1::WorkflowExecution;
 use tidemill_proto::api::history::v1::{History, HistoryEvent};
 use tidemill_proto::api::workflowservice::v1::GetWorkflowExecutionHistoryRequest;
-use tidemill_proto::client::Code;
+use tidemill_proto::client::{Code, Status};
 
 use super::connection::{Connection, refused, waiting};
 use super::list::time;
@@ -34,7 +35,9 @@ pub(super) async fn run(connection: &mut Connection, arguments: Arguments) -> Re
     }
     let mut token = Vec::new();
     loop {
-        let page = page(connection, &arguments.execution, token, true).await?;
+        let page = page(connection, &arguments.execution.proto(), token, true)
+            .await
+            .map_err(refused)?;
         if !page.0.is_empty() {
             print(connection, page.0)?;
         }
@@ -53,7 +56,9 @@ pub(super) async fn read(
     let mut events = Vec::new();
     let mut token = Vec::new();
     loop {
-        let (more, next) = page(connection, execution, token, false).await?;
+        let (more, next) = page(connection, &execution.proto(), token, false)
+            .await
+            .map_err(refused)?;
         events.extend(more);
         if next.is_empty() {
             return Ok(events);
@@ -62,16 +67,17 @@ pub(super) async fn read(
     }
 }
 
-async fn page(
+/// Events and the token of those that follow, empty at the end. With `wait_new_event`, the next ones.
+pub(crate) async fn page(
     connection: &mut Connection,
-    execution: &Execution,
+    execution: &WorkflowExecution,
     next_page_token: Vec<u8>,
     wait_new_event: bool,
-) -> Result<(Vec<HistoryEvent>, Vec<u8>), Failure> {
+) -> Result<(Vec<HistoryEvent>, Vec<u8>), Status> {
     loop {
         let request = GetWorkflowExecutionHistoryRequest {
             namespace: connection.namespace.clone(),
-            execution: Some(execution.proto()),
+            execution: Some(execution.clone()),
             next_page_token: next_page_token.clone(),
             wait_new_event,
             ..Default::default()
@@ -89,7 +95,7 @@ async fn page(
                 ));
             }
             Err(status) if wait_new_event && status.code() == Code::DeadlineExceeded => {}
-            Err(status) => return Err(refused(status)),
+            Err(status) => return Err(status),
         }
     }
 }

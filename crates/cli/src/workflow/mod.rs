@@ -2,7 +2,7 @@
 
 pub(crate) mod connection;
 mod describe;
-mod history;
+pub(crate) mod history;
 mod json;
 mod list;
 mod payload;

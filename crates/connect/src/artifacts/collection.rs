@@ -77,43 +77,47 @@ impl Artifacts {
         })
     }
 
-    /// The items of a chunk: those of a part, or the `size` items from `index * size` on.
-    pub async fn items_of_chunk(&self, chunk: &Chunk) -> Result<Vec<Item>, Error> {
+    /// A chunk: one part, or the `size` items from `index * size` on, counted over all parts. What
+    /// failed in a part then goes with the part's first item, so that each failure is in one chunk.
+    pub async fn chunk(&self, chunk: &Chunk) -> Result<Part, Error> {
         let manifest = self.get_manifest(&chunk.collection.manifest).await?;
-        let beyond = || {
+        let beyond = |chunks: u64| {
             Error::Invalid(format!(
-                "chunk {} of collection {} does not exist",
+                "chunk {} of collection {} does not exist: it has {chunks}",
                 chunk.index, chunk.collection.manifest
             ))
         };
         if chunk.size == 0 {
-            let entry = manifest
-                .parts
-                .get(chunk.index as usize)
-                .ok_or_else(beyond)?;
-            return Ok(self.get_part(&entry.digest).await?.items);
+            let entry = manifest.parts.get(chunk.index as usize);
+            let entry = entry.ok_or_else(|| beyond(manifest.parts.len() as u64))?;
+            return self.get_part(&entry.digest).await;
         }
-        let size = u64::from(chunk.size);
-        let (from, to) = (
-            u64::from(chunk.index) * size,
-            (u64::from(chunk.index) + 1) * size,
-        );
-        let mut items = Vec::new();
+        let (size, index) = (u64::from(chunk.size), u64::from(chunk.index));
+        let total: u64 = manifest.parts.iter().map(|entry| entry.count).sum();
+        let last = total.saturating_sub(1) / size;
+        if index > last {
+            return Err(beyond(last + 1));
+        }
+        let (from, to) = (index * size, (index + 1) * size);
+        let mut made = Part::default();
         let mut first = 0;
         for entry in &manifest.parts {
             let end = first + entry.count;
-            if first < to && end > from {
+            // Parts without items after the last one belong to the last chunk.
+            let begins_here = (first / size).min(last) == index;
+            if begins_here || (first < to && end > from) {
                 let part = self.get_part(&entry.digest).await?;
                 let skip = from.saturating_sub(first) as usize;
-                let take = (to.min(end) - from.max(first)) as usize;
-                items.extend(part.items.into_iter().skip(skip).take(take));
+                let take = to.min(end).saturating_sub(from.max(first)) as usize;
+                made.items
+                    .extend(part.items.into_iter().skip(skip).take(take));
+                if begins_here {
+                    made.failed.extend(part.failed);
+                }
             }
             first = end;
         }
-        if items.is_empty() && chunk.index > 0 {
-            return Err(beyond());
-        }
-        Ok(items)
+        Ok(made)
     }
 
     /// The parts of a collection in order, each read when it is asked for.

@@ -253,7 +253,7 @@ async fn chunks_are_parts_or_are_counted_over_all_parts() {
                 index,
                 size,
             };
-            let items = store.items_of_chunk(&chunk).await?;
+            let items = store.chunk(&chunk).await?.items;
             Ok::<_, Error>(items.into_iter().map(|item| item.id).collect::<Vec<_>>())
         };
         assert_eq!(ids(0, 0).await.unwrap(), ["i0", "i1", "i2"]);
@@ -273,9 +273,9 @@ async fn chunks_are_parts_or_are_counted_over_all_parts() {
 async fn large_values_travel_as_references() {
     for store in stores().all {
         let small = json!({"text": "x".repeat(100)});
-        assert_eq!(store.claim(small.clone(), "r").await.unwrap(), small);
+        assert_eq!(store.claim(small.clone()).await.unwrap(), small);
         let large = json!({"text": "x".repeat(CLAIM_CHECK_BYTES)});
-        let claimed = store.claim(large.clone(), "r").await.unwrap();
+        let claimed = store.for_run("r").claim(large.clone()).await.unwrap();
         assert!(claimed["$artifact"].is_string());
         let collection = serde_json::to_value(collection(&store, &[1]).await).unwrap();
         let picture = store.put("png", "image/png").await.unwrap();

@@ -15,13 +15,13 @@ const RESOLVED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 impl Artifacts {
     /// The value itself, or a reference to it if its JSON is larger than [`CLAIM_CHECK_BYTES`].
-    pub async fn claim(&self, value: Value, run_id: &str) -> Result<Value, Error> {
+    pub async fn claim(&self, value: Value) -> Result<Value, Error> {
         let bytes = serde_json::to_vec(&value)
             .map_err(|error| Error::Invalid(format!("a value is not JSON: {error}")))?;
         if bytes.len() <= CLAIM_CHECK_BYTES {
             return Ok(value);
         }
-        let artifact = self.for_run(run_id).put(bytes, JSON).await?;
+        let artifact = self.put(bytes, JSON).await?;
         serde_json::to_value(artifact)
             .map_err(|error| Error::Invalid(format!("a reference is not JSON: {error}")))
     }

@@ -19,9 +19,6 @@ use crate::run::Run;
 use crate::transition::Outcome;
 use crate::tx::{Cx, Tx};
 
-/// A failure that breaks the size limit is cut to this fraction of it.
-const OVERSIZE_FAILURE_DIVISOR: usize = 4;
-
 #[derive(Clone, Debug)]
 pub struct Complete {
     pub activity: ActivityRef,
@@ -117,11 +114,8 @@ pub fn fail(run: &Run, mut request: Fail, cx: &Cx<'_>) -> Result<Outcome<Vec<Fai
         ));
         request.last_heartbeat_details = None;
     }
-    if let Some(failure) = &request.failure
-        && failure.encoded_len() > cx.limits.blob_size
-    {
-        let kept = cx.limits.blob_size / OVERSIZE_FAILURE_DIVISOR;
-        let short = retry::oversize(failure, kept, true);
+    let failure = request.failure.as_ref();
+    if let Some(short) = failure.and_then(|f| retry::over_limit(f, cx.limits)) {
         problems.push(short.clone());
         request.failure = Some(short);
     }

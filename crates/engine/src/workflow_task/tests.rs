@@ -549,3 +549,25 @@ fn an_eager_first_task() {
     let mut tx = crate::start::create(crate::testing::new_run(started), &cx);
     assert!(start_eagerly(&mut tx, "me").is_none());
 }
+
+#[test]
+fn a_failure_that_is_too_large_is_cut() {
+    let mut rig = Rig::new();
+    let task = rig.poll().task;
+    let failure = TaskFailure {
+        failure: Some(Failure {
+            message: "x".repeat(3 << 20),
+            ..Default::default()
+        }),
+        ..TaskFailure::by_engine(Cause::WorkflowWorkerUnhandledFailure, "", "worker")
+    };
+    rig.op(|run, cx| fail(run, &task, failure, cx)).unwrap();
+    let events = rig.new_events();
+    let kept = events.iter().find_map(|event| match &event.attributes {
+        Some(A::WorkflowTaskFailedEventAttributes(a)) => a.failure.clone(),
+        _ => None,
+    });
+    let kept = kept.unwrap();
+    assert_eq!(kept.message, "Failure exceeds size limit.");
+    assert!(kept.cause.unwrap().message.starts_with("xxx"));
+}

@@ -12,7 +12,6 @@ use tidemill_proto::api::workflowservice::v1::{
 
 use crate::handler::Handler;
 use crate::validate;
-use tidemill_engine::retry::oversize;
 use tidemill_server::Call;
 
 #[expect(
@@ -58,16 +57,11 @@ pub(crate) async fn respond_workflow_task_completed(
 
 pub(crate) async fn respond_workflow_task_failed(
     handler: &Handler,
-    mut request: RespondWorkflowTaskFailedRequest,
+    request: RespondWorkflowTaskFailedRequest,
     call: Call,
 ) -> Result<RespondWorkflowTaskFailedResponse, Error> {
     let namespace = handler.namespace_of_token(&request.namespace, &request.task_token)?;
     handler.limits.length(&request.identity, "Identity")?;
-    if let Some(failure) = &request.failure
-        && handler.limits.is_oversize(failure)
-    {
-        request.failure = Some(oversize(failure, handler.limits.blob_bytes_kept, true));
-    }
     handler
         .server
         .respond_workflow_task_failed(&namespace, request, call)

@@ -2,7 +2,6 @@
 
 mod approve;
 mod call;
-mod engine;
 mod fan_out;
 mod histories;
 mod long;

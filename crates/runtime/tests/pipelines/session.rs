@@ -14,9 +14,9 @@ use tidemill_runtime::client::{Pipelines, StartOptions};
 use tidemill_runtime::worker;
 use tokio::sync::oneshot;
 
-use crate::engine::Engine;
 use crate::histories;
 use crate::script::Script;
+use tidemill_test_engine::Engine;
 
 /// Only a guard against a run that never ends; no test measures time with it.
 const GUARD: Duration = Duration::from_secs(120);

@@ -4,7 +4,6 @@
 //! The engine is the binary `tidemill` beside these tests, or the one that `TIDEMILL_BIN` names.
 
 mod driver;
-mod engine;
 mod stages;
 
 use std::fs;
@@ -23,8 +22,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use driver::{Driver, Ended};
-use engine::Engine;
 use stages::Toys;
+use tidemill_test_engine::Engine;
 
 /// An engine, a driver, and what workers need.
 struct Bench {

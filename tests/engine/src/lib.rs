@@ -8,7 +8,8 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-pub(crate) struct Engine {
+/// An engine that runs until it is dropped.
+pub struct Engine {
     folder: TempDir,
     port: u16,
     process: Child,
@@ -16,7 +17,7 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// Starts an engine on an empty file and a free port.
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (process, port) = spawn(folder.path(), 0);
         Self {
@@ -26,25 +27,34 @@ impl Engine {
         }
     }
 
-    pub(crate) fn address(&self) -> String {
+    /// `host:port`; the same after a restart.
+    pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Ends it with SIGKILL, as a crash would, and starts it again on the same file and port.
-    pub(crate) fn crash(&mut self) {
-        self.end();
+    /// Ends it with SIGKILL, as a crash would.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts it again on the same file and port.
+    pub fn restart(&mut self) {
         (self.process, self.port) = spawn(self.folder.path(), self.port);
     }
 
-    fn end(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
+    /// [`kill`](Self::kill) and [`restart`](Self::restart).
+    pub fn crash(&mut self) {
+        self.kill();
+        self.restart();
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.end();
+        // It may have been killed already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
         if std::thread::panicking() {
             eprintln!("the engine's log:\n{}", log(self.folder.path()));
         }
@@ -99,7 +109,7 @@ fn binary() -> PathBuf {
 }
 
 /// The repository; paths in the environment are relative to it.
-pub(crate) fn root() -> &'static Path {
+pub fn root() -> &'static Path {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     package.ancestors().nth(2).unwrap()
 }
