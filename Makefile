@@ -12,7 +12,7 @@ ARGS ?=
 # Tests share the cores and the build folder; side by side they would only disturb each other.
 .NOTPARALLEL:
 
-.PHONY: help build demo demo-engine test unit wire pipelines python pyright crash crash-short bench-engine bench-pipeline check fmt clippy typos deny clean
+.PHONY: help build demo demo-engine test unit wire pipelines python pyright crash crash-short bench-engine bench-pipeline bench-documents check fmt clippy typos deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -36,7 +36,7 @@ unit: $(VENV)/.ready $(MODEL)/.ready ## The Rust tests, the official Rust SDK's 
 wire: build $(VENV)/.ready ## The official Python SDK and raw protocol calls against the binary
 	$(VENV)/bin/pytest -q tests/wire $(ARGS)
 
-pipelines: build $(VENV)/.ready ## The examples and the commands from end to end, kill -9 included
+pipelines: build $(VENV)/.python ## The examples and the commands from end to end, kill -9 included
 	$(VENV)/bin/pytest -q -p no:xdist tests/pipelines $(ARGS)
 
 python: build $(VENV)/.python ## The Python package: ruff, its tests against the binary
@@ -58,6 +58,10 @@ bench-engine: build ## What a workflow of three activities costs; the last line 
 # Overhead of pipelines: engine, interpreter and worker together, with an embedder that costs nothing.
 bench-pipeline: build ## 100,000 rows through load, split, embed, upsert; the last line is one JSON object
 	$(PYTHON) bench/pipeline/bench.py $(ARGS)
+
+# SOURCE is a folder of HTML, or Debian's package postgresql-doc-15, which is its measure.
+bench-documents: build ## Real pages into an index, SOURCE=...; the last line is one JSON object
+	$(PYTHON) bench/documents/bench.py $(SOURCE) $(ARGS)
 
 # Fetches its own program from npm's registry on the first run: not part of `test`.
 pyright: $(VENV)/.python ## Types of the Python package
@@ -86,9 +90,9 @@ clean: ## Remove what was built, the Python environment included
 	$(CARGO) clean
 	rm -rf $(VENV)
 
-$(VENV)/.ready: tests/wire/requirements.txt
+$(VENV)/.ready: tests/wire/requirements.txt tests/servers/requirements.txt tests/pipelines/requirements.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(patsubst %,-r %,$^)
 	touch $@
 
 # Some 90 MB, once. Tests look for it here, or where TIDEMILL_TEST_MODEL says.

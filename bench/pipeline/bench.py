@@ -15,51 +15,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import socket
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-BINARY = Path(os.environ.get("TIDEMILL_BIN", HERE.parents[1] / "target/release/tidemill"))
+sys.path.insert(0, str(HERE.parent))
+
+from measured import Server, size_of  # noqa: E402
+
 TEXT = "The tide comes in twice a day, fills the pond, and turns the wheel on its way out. "
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def peak_rss_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("the kernel does not tell VmHWM")
-
-
-def wait_until_up(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    while True:
-        if process.poll() is not None:
-            sys.exit(f"tidemill up ended:\n{log.read_text()[-2000:]}")
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.02)
-
-
-def longest_history(engine: str, run: str) -> int:
-    command = [str(BINARY), "workflow", "--address", engine, "--json", "list"]
-    listed = json.loads(subprocess.check_output([*command, "--query", f"WorkflowId = '{run}'"]))
-    return max(int(info.get("historyLength", 0)) for info in listed)
 
 
 def main() -> None:
@@ -70,44 +34,28 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="leave the data folder")
     arguments = parser.parse_args()
 
-    folder = Path(tempfile.mkdtemp(prefix="tidemill-bench-"))
-    rows = folder / "rows.jsonl"
-    with rows.open("w") as out:
-        for i in range(arguments.items):
-            out.write(json.dumps({"text": f"Row {i}. " + TEXT * arguments.text}) + "\n")
-    port = free_port()
-    engine = f"127.0.0.1:{port}"
-    log = folder / "up.log"
-    command = [str(BINARY), "up", "--data", str(folder / "data"), "--listen", engine]
-    with log.open("wb") as sink:
-        process = subprocess.Popen(command, stdout=sink, stderr=sink)
+    server = Server(keep=arguments.keep)
     try:
-        wait_until_up(process, port, log)
-        before, begun = cpu_seconds(process.pid), time.monotonic()
-        run = [str(BINARY), "run", str(HERE / "pipeline.yaml"), "--engine", engine, "--id", "bench"]
-        inputs = ["--input", f"rows={rows}", "--input", f"part={arguments.part}"]
-        answer = subprocess.run([*run, *inputs, "--json"], stdout=subprocess.PIPE, check=False)
-        seconds = time.monotonic() - begun
-        cpu = cpu_seconds(process.pid) - before
-        if answer.returncode != 0:
-            sys.exit(f"the run failed:\n{answer.stdout.decode()}\n{log.read_text()[-2000:]}")
-        artifacts = folder / "data" / "artifacts"
-        size = sum(path.stat().st_size for path in artifacts.rglob("*") if path.is_file())
+        rows = server.folder / "rows.jsonl"
+        with rows.open("w") as out:
+            for i in range(arguments.items):
+                out.write(json.dumps({"text": f"Row {i}. " + TEXT * arguments.text}) + "\n")
+        before = server.up.cpu_seconds()
+        seconds = server.run(
+            HERE / "pipeline.yaml", "bench", {"rows": rows, "part": arguments.part}
+        )
+        cpu = server.up.cpu_seconds() - before
+        events, _ = server.history("bench")
         result = {
             "items": arguments.items,
             "per_s": round(arguments.items / seconds, 1),
             "cpu_ms_per_item": round(1000 * cpu / arguments.items, 4),
-            "history_events": longest_history(engine, "bench"),
-            "rss_mb": round(peak_rss_mb(process.pid), 1),
-            "artifact_bytes": round(size / arguments.items, 1),
+            "history_events": events,
+            "rss_mb": round(server.up.peak_rss_mb(), 1),
+            "artifact_bytes": round(size_of(server.data / "artifacts") / arguments.items, 1),
         }
     finally:
-        process.kill()
-        process.wait()
-        if arguments.keep:
-            print(folder)
-        else:
-            subprocess.run(["rm", "-rf", str(folder)], check=False)
+        server.stop()
     print(json.dumps(result))
 
 

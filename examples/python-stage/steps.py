@@ -31,7 +31,7 @@ def count_words(item: Document) -> Count:
 
 
 @stage
-async def summarize(input: Collection[Count], longest: int = 3) -> dict[str, object]:
+def summarize(input: Collection[Count], longest: int = 3) -> dict[str, object]:
     """Reads all counts, part by part."""
     counts = sorted(input, key=lambda one: (-one.words, one.uri))
     context().progress(f"{len(counts)} notes")

@@ -1,7 +1,8 @@
-"""What the tests share: a store, and a way to perform a task without an engine."""
+"""What the tests share: stores, and a way to perform a task without an engine."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from engine import Engine
+from stores import Bucket, FolderPlace, Place
 
 from tidemill import Artifacts, Context, Stage
 from tidemill.task import Task, perform
@@ -23,6 +25,24 @@ def artifacts(tmp_path: Path) -> Artifacts:
     return Artifacts.open(tmp_path / "artifacts")
 
 
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[Bucket]:
+    """A bucket of a server that speaks S3's protocol, with the variables that lead to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        made = Bucket(patch)
+        yield made
+        made.stop()
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """An empty place for a store, of each kind."""
+    if request.param == "folder":
+        return FolderPlace(tmp_path / "artifacts")
+    found: Bucket = request.getfixturevalue("bucket")
+    return found.place(f"tests/{uuid.uuid4().hex}")
+
+
 @pytest.fixture
 def threads() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(4) as pool:
@@ -30,10 +50,11 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture
-def run(artifacts: Artifacts, threads: ThreadPoolExecutor) -> Perform:
-    """Performs a task and returns what is under `output`."""
+def perform_in(threads: ThreadPoolExecutor) -> Perform:
+    """Performs a task with a store and returns what comes back."""
 
     async def perform_one(
+        artifacts: Artifacts,
         stage: Stage[..., Any],
         input: dict[str, Any],
         with_: object = None,
@@ -41,9 +62,17 @@ def run(artifacts: Artifacts, threads: ThreadPoolExecutor) -> Perform:
         **more: Any,
     ) -> Any:
         payload = {"run": RUN, "stage": "it", "with": with_, "input": input, **more}
-        task = Task.from_json(payload)
-        output = await perform(stage, task, artifacts, cx or Context(), threads)
-        return output["output"]
+        return await perform(stage, Task.from_json(payload), artifacts, cx or Context(), threads)
+
+    return perform_one
+
+
+@pytest.fixture
+def run(artifacts: Artifacts, perform_in: Perform) -> Perform:
+    """Performs a task and returns what is under `output`."""
+
+    async def perform_one(*task: Any, **more: Any) -> Any:
+        return (await perform_in(artifacts, *task, **more))["output"]
 
     return perform_one
 

@@ -21,14 +21,19 @@ def free_port() -> int:
 
 
 class Engine:
-    def __init__(self) -> None:
+    """The engine alone, in memory; or with `data` all of `tidemill up`, in that folder."""
+
+    def __init__(self, data: Path | None = None) -> None:
         assert BINARY.is_file(), (
             f"{BINARY} is not there: build it (make build), or set TIDEMILL_BIN"
         )
         self.address = f"127.0.0.1:{free_port()}"
-        port = self.address.rpartition(":")[2]
-        command = [str(BINARY), "server", "start-dev", "--headless", "--port", port]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        if data is None:
+            port = self.address.rpartition(":")[2]
+            arguments = ["server", "start-dev", "--headless", "--port", port]
+        else:
+            arguments = ["up", "--data", str(data), "--listen", self.address, "--offer", "cpu=1"]
+        self._process = subprocess.Popen([str(BINARY), *arguments], stdout=subprocess.DEVNULL)
 
     async def client(self) -> EngineClient:
         """A client, as soon as the engine answers."""

@@ -91,7 +91,8 @@ async def test_serves_until_sigterm(engine: Engine, steps: str, tmp_path: Path) 
     )  # fmt: skip
     assert process.stdout is not None
     line = (await process.stdout.readline()).decode()
-    assert line == f"serving one, text.two on python of {engine.address}\n"
+    store = tmp_path / "a"
+    assert line == f"serving one, text.two on python of {engine.address}, artifacts in {store}\n"
     process.send_signal(signal.SIGTERM)
     said, _ = await process.communicate()
     assert said.decode() == "stopping: running tasks may end\n"

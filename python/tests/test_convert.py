@@ -112,7 +112,7 @@ def test_makes_json_of_what_functions_return() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (object(), "it is a object, which has no form in JSON"),
+        (object(), "it is of type object, which has no form in JSON"),
         ([1, float("nan")], "it[1] is nan"),
         ({1: "a"}, "has the key 1"),
         (2**64, "is too large a number for JSON"),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tidemill import Input, Invalid, RateLimited, Retry, Stage, stage
+from tidemill import Input, Invalid, Pipeline, RateLimited, Retry, Stage, stage
 
 
 @dataclasses.dataclass
@@ -90,6 +90,15 @@ def test_a_function_that_cannot_be_a_stage_is_refused_when_the_worker_starts() -
         stage(name="a b")(shout.function)
     with pytest.raises(ValueError, match="at least 1"):
         stage(retry=0)(shout.function)
+
+
+def test_a_pipeline_built_in_code_caches_pure_functions_only() -> None:
+    with pytest.raises(ValueError, match="stage shout cannot be cached"):
+        Pipeline("p").stage(shout, cache="1h")
+    pure = stage(pure=True)(shout.function)
+    [entry] = Pipeline("p").stage(pure, cache={"ttl": "1h"}).to_list()
+    assert entry["cache"] == {"ttl": "1h"}
+    Pipeline("p").stage(shout, cache=False)
 
 
 def test_delays_grow_and_obey_who_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,8 +26,9 @@ from tidemill import (
     context,
     stage,
 )
+from tidemill.chunk import Chunk
 from tidemill.data import CollectionRef, FailedItem, Part, encode
-from tidemill.task import Task, perform, read_chunk
+from tidemill.task import Task, perform
 
 NO_WAIT = Retry(attempts=3, delay=0)
 
@@ -77,7 +79,7 @@ async def test_references_are_resolved_before_and_made_after(
     output = await run(join, {"value": large}, {"other": large})
     assert output["value"]["bytes"] == 140_002
     assert artifacts.resolve(output["value"]) == "a" * 140_000
-    assert (artifacts.root / "refs" / "run%2f1").is_dir()
+    assert (Path(artifacts.place) / "refs" / "run%2f1").is_dir()
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,12 @@ async def test_a_collection_is_read_lazily_or_as_a_list(run: Perform, artifacts:
     def passed(input: Collection[Any]) -> Collection[Any]:
         return input
 
+    @stage
+    async def awaited(input: Collection[int]) -> list[int]:
+        return [one async for one in input]
+
     reference = collection(artifacts, numbers(1, 2), numbers(3)).to_json()
+    assert await run(awaited, {"value": reference}) == {"value": [1, 2, 3]}
     assert await run(total, {"value": reference}) == {"value": 6}
     assert await run(lazy, {"value": reference}) == {"value": [3, 1, 2, 3]}
     assert await run(passed, {"value": reference}) == {"value": reference}
@@ -269,7 +276,7 @@ async def test_a_chunk_is_a_part_or_so_many_items(run: Perform, artifacts: Artif
     )
 
     def chunk(index: int, size: int) -> list[Any]:
-        return [one.value for one in read_chunk(artifacts, reference, index, size).items]
+        return [one.value for one in Chunk(reference, index, size).read(artifacts).items]
 
     assert [chunk(index, 0) for index in range(3)] == [[0, 1, 2], [], [3]]
     assert [chunk(index, 2) for index in range(3)] == [[0, 1], [2, 3], [4]]
@@ -278,8 +285,41 @@ async def test_a_chunk_is_a_part_or_so_many_items(run: Perform, artifacts: Artif
     given = {"chunk": {"collection": reference.to_json(), "index": 1, "size": 2}}
     made = part_of(artifacts, await run(double, given))
     assert [one.value for one in made.items] == [4, 6]
-    found = [read_chunk(artifacts, reference, index, 2).failed for index in range(3)]
+    found = [Chunk(reference, index, 2).read(artifacts).failed for index in range(3)]
     assert found == [[], [failures[0]], [failures[1], failures[2]]]
+
+
+async def test_templates_of_items_see_values_that_came_by_reference(
+    run: Perform, artifacts: Artifacts
+) -> None:
+    scope = {"load": {"text": "x" * 70_000}}
+    reference = {"load": artifacts.put_json(scope["load"])}
+    assert "$artifact" in reference["load"]
+    given = {"greeting": "{{ load.text }} for {{ item }}"}
+    output = await run(greet, part_input(artifacts, numbers("you")), given, scope=reference)
+    assert part_of(artifacts, output).items[0].value == f"{'x' * 70_000} for you you"
+
+
+async def test_a_task_that_fails_leaves_no_item_under_way(
+    run: Perform, artifacts: Artifacts
+) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    @stage(concurrency=2)
+    async def work(input: int) -> int:
+        if input == 0:
+            await begun.wait()
+            raise ArtifactStoreUnavailable("away")
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        return input
+
+    with pytest.raises(ArtifactStoreUnavailable):
+        await run(work, part_input(artifacts, numbers(0, 1)))
+    await ended.wait()
 
 
 async def test_the_context_says_where_one_is_also_in_threads(run: Perform) -> None:

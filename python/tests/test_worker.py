@@ -67,7 +67,7 @@ class Caller:
 
     def options(self, grace: timedelta = timedelta(0)) -> Options:
         self.queue = f"python-{uuid.uuid4().hex}"
-        return Options(queue=self.queue, artifacts=self.artifacts.root, slots=4, grace=grace)
+        return Options(queue=self.queue, artifacts=self.artifacts.place, slots=4, grace=grace)
 
     async def send(
         self, one: Stage[..., Any], input: dict[str, Any], with_: object, *, attempts: int = 1

@@ -29,14 +29,6 @@ stages:
 """
 
 
-def corpus(folder: Path, documents: int) -> Path:
-    folder.mkdir()
-    for i in range(documents):
-        paragraphs = [f"Document {i}, paragraph {j}: " + f"tide {i * j} " * 20 for j in range(5)]
-        (folder / f"{i:03}.txt").write_text("\n\n".join(paragraphs))
-    return folder
-
-
 def written(up: Up, text: str) -> Path:
     file = up.folder / "pipeline.yaml"
     file.write_text(text)
@@ -70,35 +62,6 @@ def test_documents_become_an_index_and_changes_are_followed(up: Up) -> None:
     assert not [document for document, _ in after if gone.name in document]
     others = [row for row in before if changed.name not in row[0] and gone.name not in row[0]]
     assert [row for row in after if changed.name not in row[0]] == others
-
-
-def test_killed_at_any_moment_each_chunk_is_there_once(up: Up) -> None:
-    docs = corpus(up.folder / "docs", 40)
-    file = written(up, SMALL_PARTS)
-    whole = up.run(file, "--input", f"folder={docs}", "--id", "whole")
-    expected = chunks(up)
-    shutil.rmtree(up.data / "indexes")
-    up.kill()
-    shutil.rmtree(up.data)
-    up.start()
-    answer = up.command("run", file, "--detach", "--id", "killed", "--input", f"folder={docs}")
-    assert answer.code == 0, answer.err
-
-    def done() -> int:
-        answer = up.command("show", "killed", "--json")
-        steps = [s for node in answer.json["nodes"] for s in node.get("steps", [])]
-        return steps[-1]["chunks_done"] if steps else 0
-
-    for least in (1, 5, 12):
-        eventually(lambda least=least: done() >= least)
-        up.kill()
-        up.start()
-        eventually(lambda: up.command("show", "killed").code == 0)
-    logs = up.command("logs", "killed", "--follow")
-    assert logs.code == 0, logs.err
-    assert chunks(up) == expected
-    last = up.node("killed", whole["state"]["nodes"][-1]["id"])
-    assert last["status"] == "done" and last["steps"][-1]["chunks_done"] == 20
 
 
 def test_a_person_is_asked_and_answers(up: Up) -> None:

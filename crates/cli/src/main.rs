@@ -8,6 +8,7 @@ mod logging;
 mod output;
 mod pipeline;
 mod serve;
+mod size;
 mod span;
 mod table;
 mod workflow;
@@ -80,10 +81,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::New(arguments) => pipeline::new::run(arguments),
         Command::Check(arguments) => pipeline::check::run(arguments),
         Command::Graph(arguments) => pipeline::check::draw(arguments),
-        Command::Schema => {
-            pipeline::check::print_schema();
-            Ok(())
-        }
+        Command::Schema => pipeline::check::print_schema(),
         Command::Pipeline(command) => pipeline::run(command),
         Command::Worker(arguments) => serve::up::worker(arguments),
         Command::Engine(arguments) => serve::engine::run(arguments),

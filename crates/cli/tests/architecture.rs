@@ -43,19 +43,9 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     (
         "tidemill-worker",
-        &[
-            "tidemill-pipeline",
-            "tidemill-connect",
-            "tidemill-stages",
-            "tidemill-test-engine",
-        ],
+        &["tidemill-pipeline", "tidemill-connect", "tidemill-stages"],
     ),
-    (
-        "tidemill-runtime",
-        &["tidemill-pipeline", "tidemill-test-engine"],
-    ),
-    // For tests: the engine as a process, known by its path.
-    ("tidemill-test-engine", &[]),
+    ("tidemill-runtime", &["tidemill-pipeline"]),
 ];
 /// Everything that the engine is made of. What does I/O, waits, reads a clock or draws a random
 /// number does not belong here.

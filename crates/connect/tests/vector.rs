@@ -1,12 +1,14 @@
-//! What every vector index has to do: one suite over the embedded index and over Qdrant. Qdrant's
-//! side of the protocol is a small model of it in `qdrant/mod.rs`, not Qdrant itself.
+//! What every vector index has to do: one suite over the embedded index, PostgreSQL and Qdrant.
+//! Qdrant's side of the protocol is a small model of it in `qdrant/mod.rs`, not Qdrant itself.
 
+mod postgres;
 mod qdrant;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
+use tidemill_connect::embed::{OpenAiModel, Spec};
 use tidemill_connect::vector::{
     ChunkVector, DocumentChunks, Error, Filter, Model, Upserted, VectorStore, open,
 };
@@ -20,17 +22,18 @@ struct Index {
 
 async fn indexes() -> Vec<Index> {
     let mut all = Vec::new();
-    for name in ["embedded", "qdrant"] {
+    for name in ["embedded", "qdrant", "pgvector"] {
         let folder = tempfile::tempdir().unwrap();
         let mut server = None;
         let at = match name {
             "embedded" => json!("notes"),
-            _ => {
+            "qdrant" => {
                 let started = qdrant::Server::start().await;
                 let at = json!({"qdrant": {"url": started.url, "collection": "notes"}});
                 server = Some(started);
                 at
             }
+            _ => json!({"pgvector": {"url": postgres::url(), "table": postgres::table()}}),
         };
         all.push(Index {
             name,
@@ -47,6 +50,7 @@ fn model() -> Model {
         model: "toy".to_owned(),
         revision: "1".to_owned(),
         dimension: 3,
+        embedder: None,
     }
 }
 
@@ -226,6 +230,7 @@ async fn another_model_is_refused_before_anything_is_written() {
             model: of.to_owned(),
             revision: revision.to_owned(),
             dimension,
+            embedder: None,
         };
         for given in [
             other("toy2", "1", 3),
@@ -252,6 +257,37 @@ async fn another_model_is_refused_before_anything_is_written() {
         let query = store.search(vec![1.0, 0.0], 1, &Filter::default()).await;
         assert!(matches!(query, Err(Error::Invalid(_))), "{name}: {query:?}");
     }
+}
+
+#[tokio::test]
+async fn how_to_open_the_model_is_kept_and_may_change() {
+    let at = |url: &str| Model {
+        embedder: Some(Spec::OpenAi(OpenAiModel {
+            url: url.to_owned(),
+            model: "toy".to_owned(),
+            api_key_env: Some("TOY_KEY".to_owned()),
+            dimensions: None,
+        })),
+        ..model()
+    };
+    for Index { name, store, .. } in indexes().await {
+        assert_eq!(store.model().await.unwrap(), None, "{name}");
+        let (first, moved) = (at("http://one/v1"), at("http://two/v1"));
+        // Another address is no other model; one that says nothing of it takes nothing away.
+        for (given, kept) in [(&first, &first), (&moved, &moved), (&model(), &moved)] {
+            store.upsert(given, library()).await.unwrap();
+            assert_eq!(store.model().await.unwrap().as_ref(), Some(kept), "{name}");
+        }
+        assert_eq!(moved.spec(), moved.embedder.clone().unwrap());
+        let other = Model {
+            revision: "2".to_owned(),
+            ..at("http://three/v1")
+        };
+        let refused = store.upsert(&other, library()).await;
+        assert!(matches!(refused, Err(Error::Mismatch { .. })), "{name}");
+        assert_eq!(store.model().await.unwrap(), Some(moved), "{name}");
+    }
+    assert_eq!(model().spec(), Spec::Name("toy".to_owned()));
 }
 
 #[tokio::test]
@@ -445,7 +481,7 @@ async fn an_upsert_into_qdrant_that_breaks_off_is_seen_and_mended() {
         let chunks = found(&store, json!({"document": "fables"})).await;
         if broken.is_ok() {
             assert_eq!((hash.as_deref(), chunks), (Some("new"), names(&["n0"])));
-            assert_eq!(fail_at, 7, "a failure of each request was tried");
+            assert_eq!(fail_at, 6, "a failure of each request was tried");
             break;
         }
         assert!(

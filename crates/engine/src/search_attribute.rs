@@ -89,19 +89,27 @@ pub fn is_unset(payload: &Payload) -> bool {
     }
 }
 
-/// Decodes a payload as a type; `None` when it unsets the attribute.
+/// Decodes a payload as a type; `None` when it unsets the attribute. What the server lists and what
+/// filters find is what this made of it.
 pub fn decode(payload: &Payload, kind: IndexedValueType) -> Result<Option<Value>, String> {
+    match payload.metadata.get("encoding").map(Vec::as_slice) {
+        Some(b"json/plain" | b"binary/null") => {}
+        Some(other) => {
+            let encoding = String::from_utf8_lossy(other);
+            return Err(format!("its encoding is {encoding:?}, not json/plain"));
+        }
+        None => return Err("it has no encoding; json/plain is expected".to_owned()),
+    }
     if is_unset(payload) {
         return Ok(None);
     }
     let json: serde_json::Value =
         serde_json::from_slice(&payload.data).map_err(|e| format!("not JSON: {e}"))?;
     if kind == IndexedValueType::KeywordList {
-        let list = match json {
-            serde_json::Value::Array(items) => items,
-            one => vec![one],
+        let serde_json::Value::Array(items) = json else {
+            return Err(format!("{json} is not a list"));
         };
-        let words = list.into_iter().map(|v| match v {
+        let words = items.into_iter().map(|v| match v {
             serde_json::Value::String(s) => Ok(s),
             other => Err(format!("{other} is not a string")),
         });
@@ -119,10 +127,9 @@ pub fn decode(payload: &Payload, kind: IndexedValueType) -> Result<Option<Value>
         IndexedValueType::Double => Value::Double(json.as_f64().ok_or_else(wrong)?),
         IndexedValueType::Datetime => {
             let text = json.as_str().ok_or_else(wrong)?;
-            let at: jiff::Timestamp = text
-                .parse()
-                .map_err(|e| format!("{text:?} is not an RFC 3339 time: {e}"))?;
-            Value::Datetime(Time(i64::try_from(at.as_nanosecond()).unwrap_or(i64::MAX)))
+            let at =
+                Time::parse(text).ok_or_else(|| format!("{text:?} is not an RFC 3339 time"))?;
+            Value::Datetime(at)
         }
         IndexedValueType::Keyword => Value::Keyword(json.as_str().ok_or_else(wrong)?.to_owned()),
         IndexedValueType::Text => Value::Text(json.as_str().ok_or_else(wrong)?.to_owned()),
@@ -203,10 +210,16 @@ mod tests {
             ("7.5", T::Int, Err(())),
             ("7", T::Double, Ok(Some(Value::Double(7.0)))),
             ("\"a\"", T::Keyword, Ok(Some(Value::Keyword("a".into())))),
+            ("\"a\"", T::KeywordList, Err(())),
+            ("[\"a\"]", T::Keyword, Ok(Some(Value::Keyword("a".into())))),
+            ("[\"a\",\"b\"]", T::Keyword, Err(())),
+            ("[\"a\",\"b\"]", T::Text, Err(())),
+            ("5", T::Keyword, Err(())),
+            ("\"5\"", T::Int, Err(())),
             (
-                "\"a\"",
-                T::KeywordList,
-                Ok(Some(Value::KeywordList(vec!["a".into()]))),
+                "\"many words\"",
+                T::Text,
+                Ok(Some(Value::Text("many words".into()))),
             ),
             (
                 "[\"a\",\"b\"]",
@@ -214,11 +227,30 @@ mod tests {
                 Ok(Some(Value::KeywordList(vec!["a".into(), "b".into()]))),
             ),
             ("[1]", T::KeywordList, Err(())),
+            ("[\"a\",null]", T::KeywordList, Err(())),
+            ("[]", T::KeywordList, Ok(None)),
             (
                 "\"1970-01-01T00:00:01Z\"",
                 T::Datetime,
                 Ok(Some(Value::Datetime(Time(1_000_000_000)))),
             ),
+            (
+                "\"1970-01-01T01:00:00.5+01:00\"",
+                T::Datetime,
+                Ok(Some(Value::Datetime(Time(500_000_000)))),
+            ),
+            // What nanoseconds cannot hold is the first or the last time that they can.
+            (
+                "\"0001-01-01T00:00:00Z\"",
+                T::Datetime,
+                Ok(Some(Value::Datetime(Time(i64::MIN)))),
+            ),
+            (
+                "\"9999-12-31T23:59:59Z\"",
+                T::Datetime,
+                Ok(Some(Value::Datetime(Time(i64::MAX)))),
+            ),
+            ("\"2020-01-01\"", T::Datetime, Err(())),
             ("\"yesterday\"", T::Datetime, Err(())),
             ("null", T::Int, Ok(None)),
             ("[]", T::Keyword, Ok(None)),
@@ -230,6 +262,27 @@ mod tests {
                 *expected,
                 "{json} as {kind:?}"
             );
+        }
+    }
+
+    #[test]
+    fn encodings_of_values() {
+        let rows = [
+            (Some("json/plain"), "\"a\"", true),
+            (Some("binary/null"), "", true),
+            (Some("json/protobuf"), "\"a\"", false),
+            (Some("binary/plain"), "null", false),
+            (None, "\"a\"", false),
+            (None, "", false),
+        ];
+        for (encoding, data, ok) in rows {
+            let metadata = encoding.map(|e| ("encoding".to_owned(), e.as_bytes().to_vec()));
+            let payload = Payload {
+                metadata: metadata.into_iter().collect(),
+                ..payload(data)
+            };
+            let decoded = decode(&payload, IndexedValueType::Keyword);
+            assert_eq!(decoded.is_ok(), ok, "{encoding:?} {data}: {decoded:?}");
         }
     }
 }

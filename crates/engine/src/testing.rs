@@ -3,8 +3,12 @@
 //! After every operation the rig checks what must hold of any run at any time ([`Rig::check`]),
 //! most of all that the store's rows are enough to bring the run back.
 
+mod check;
+mod messages;
 mod random;
 mod traps;
+
+pub(crate) use messages::*;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,7 +50,7 @@ use crate::search_attribute::{Attribute, Schema};
 use crate::signal::{self, Signal};
 use crate::start::{NewRun, create};
 use crate::transition::{
-    Batch, Effect, NewTask, OutboxEntry, Outcome, TaskKind, Transition, UpdateEvent,
+    Batch, Effect, NewTask, OutboxEntry, OutboxItem, Outcome, TaskKind, Transition, UpdateEvent,
 };
 use crate::update::{self, Status as UpdateStatus};
 use crate::workflow_task::{self, Start, Started, TaskFailure, TaskRef};
@@ -116,12 +120,36 @@ impl Rig {
         now: Time,
         transitions: Vec<Transition>,
     ) -> Self {
+        Self::after_history(Vec::new(), ids, limits, now, transitions)
+    }
+
+    /// A rig for a run that a transition of this one creates, with the history that they share.
+    pub(crate) fn of(&self, created: &Transition) -> Self {
+        let mut shared = self.history.clone();
+        match created.copy_history {
+            Some((no, below)) => {
+                assert_eq!(no, self.run.id.no);
+                shared.retain(|batch| batch.first_event_id < below);
+            }
+            None => shared.clear(),
+        }
+        let (ids, limits) = (Counter::from(1_000_000), self.limits.clone());
+        Self::after_history(shared, ids, limits, self.now, vec![created.clone()])
+    }
+
+    fn after_history(
+        history: Vec<Arc<Batch>>,
+        ids: Counter,
+        limits: Limits,
+        now: Time,
+        transitions: Vec<Transition>,
+    ) -> Self {
         let mut rig = Self {
             ids,
             limits,
             now,
             run: transitions[0].run.clone(),
-            history: Vec::new(),
+            history,
             rows: BTreeMap::new(),
             tasks: Vec::new(),
             outbox: Vec::new(),
@@ -211,11 +239,16 @@ impl Rig {
         f: impl FnOnce(&Run, &Cx<'_>) -> Result<Outcome<T>, Error>,
     ) -> Result<T, Error> {
         let outcome = f(&self.run, &self.cx())?;
+        self.apply(outcome)
+    }
+
+    /// As [`Rig::op`] for what was carried out already.
+    pub(crate) fn apply<T>(&mut self, outcome: Outcome<T>) -> Result<T, Error> {
         self.take(outcome.transitions);
         outcome.reply
     }
 
-    fn take(&mut self, transitions: Vec<Transition>) {
+    pub(crate) fn take(&mut self, transitions: Vec<Transition>) {
         for t in transitions {
             if t.run.id.no == self.run.id.no {
                 self.store(t);
@@ -382,6 +415,28 @@ impl Rig {
         self.commands(&started.task, commands).unwrap()
     }
 
+    /// A worker takes the pending workflow task, of which only the token matters.
+    pub(crate) fn begin(&mut self) -> TaskRef {
+        self.poll().task
+    }
+
+    /// The worker completes it; the transitions of other runs come back.
+    pub(crate) fn end(
+        &mut self,
+        task: &TaskRef,
+        commands: Vec<C>,
+    ) -> Result<Vec<Transition>, Error> {
+        let before = self.others.len();
+        self.commands(task, commands.into_iter().map(command).collect())?;
+        Ok(self.others.split_off(before))
+    }
+
+    /// A whole workflow task, which may be refused; the transitions of other runs come back.
+    pub(crate) fn decide(&mut self, commands: Vec<C>) -> Result<Vec<Transition>, Error> {
+        let task = self.begin();
+        self.end(&task, commands)
+    }
+
     pub(crate) fn fail(&mut self, task: &TaskRef) -> Result<(), Error> {
         let failure = TaskFailure {
             cause: WorkflowTaskFailedCause::WorkflowWorkerUnhandledFailure,
@@ -492,6 +547,11 @@ impl Rig {
         self.events().filter(|e| e.event_type() == kind).count()
     }
 
+    /// The effects on other runs that wait to be carried out.
+    pub(crate) fn items(&self) -> Vec<OutboxItem> {
+        self.outbox.iter().filter_map(|e| e.item.clone()).collect()
+    }
+
     /// What callers of updates were told since the last call.
     pub(crate) fn update_events(&mut self) -> Vec<(String, UpdateEvent)> {
         let (updates, rest) = std::mem::take(&mut self.effects)
@@ -535,518 +595,5 @@ impl Rig {
             words.push_str(&format!(" +{}", self.run.buffered.len()));
         }
         words
-    }
-}
-
-// ---- what must hold at any time ----
-
-impl Rig {
-    pub(crate) fn check(&self) {
-        self.check_history();
-        self.check_order();
-        self.check_store();
-        self.check_tasks();
-        self.check_volatile();
-        if self.run.is_open() {
-            self.check_open();
-        } else {
-            self.check_closed();
-        }
-    }
-
-    /// Event ids have no gaps, batches are what they say, and the run knows where they end.
-    fn check_history(&self) {
-        let core = &self.run.core;
-        let ids: Vec<_> = self.events().map(|e| e.event_id).collect();
-        let all: Vec<_> = (1..core.next_event_id).collect();
-        assert_eq!(ids, all);
-        for batch in &self.history {
-            assert_eq!(batch.first_event_id, batch.events[0].event_id);
-            assert_eq!(
-                batch.last_event_id,
-                batch.events[batch.events.len() - 1].event_id
-            );
-            for (i, event) in batch.events.iter().enumerate() {
-                let kind = event.attributes.as_ref().map(Attributes::event_type);
-                assert_eq!(Some(event.event_type()), kind);
-                assert!(event.event_time.is_some() && event.version == 0);
-                let ends = event.event_type() == EventType::WorkflowTaskStarted;
-                assert!(
-                    !ends || i + 1 == batch.events.len(),
-                    "a started event ends its batch"
-                );
-            }
-        }
-        let task_ids: Vec<_> = self.events().map(|e| e.task_id).collect();
-        assert!(task_ids.is_sorted_by(|a, b| a < b));
-        assert_eq!(
-            core.history_size,
-            self.history
-                .iter()
-                .map(|b| b.bytes.len() as i64)
-                .sum::<i64>()
-        );
-        assert_eq!(
-            core.last_first_event_id,
-            self.history.last().unwrap().first_event_id
-        );
-    }
-
-    /// Nothing stands between a workflow task's start and its end.
-    fn check_order(&self) {
-        use EventType as E;
-        let kinds: Vec<_> = self.events().map(HistoryEvent::event_type).collect();
-        for (i, pair) in kinds.windows(2).enumerate() {
-            let ends = matches!(
-                pair[1],
-                E::WorkflowTaskCompleted | E::WorkflowTaskFailed | E::WorkflowTaskTimedOut
-            );
-            assert!(
-                pair[0] != E::WorkflowTaskStarted || ends,
-                "{:?} after event {}",
-                pair[1],
-                i + 1
-            );
-        }
-        for event in self.events() {
-            match event.attributes.as_ref().unwrap() {
-                Attributes::WorkflowTaskStartedEventAttributes(a) => {
-                    assert_eq!(
-                        kinds[a.scheduled_event_id as usize - 1],
-                        E::WorkflowTaskScheduled
-                    );
-                }
-                Attributes::WorkflowTaskCompletedEventAttributes(a) => {
-                    assert_eq!(
-                        kinds[a.scheduled_event_id as usize - 1],
-                        E::WorkflowTaskScheduled
-                    );
-                    assert_eq!(a.started_event_id, event.event_id - 1);
-                }
-                Attributes::WorkflowTaskFailedEventAttributes(a) => {
-                    assert_eq!(a.started_event_id, event.event_id - 1);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// What the store holds brings the run back, but for what lives in memory only.
-    fn check_store(&self) {
-        let (run, loaded) = (&self.run, self.loaded());
-        let mut core = run.core.clone();
-        core.workflow_task = core.workflow_task.filter(|t| !t.speculative);
-        // The stamps of speculative tasks die with them.
-        assert!(core.next_stamp >= loaded.core.next_stamp);
-        core.next_stamp = loaded.core.next_stamp;
-        assert_eq!(core, loaded.core);
-        assert_eq!(run.started.attributes, loaded.started.attributes);
-        assert_eq!(run.visible, loaded.visible);
-        assert_eq!(run.activities, loaded.activities);
-        assert_eq!(run.activity_ids, loaded.activity_ids);
-        assert_eq!(run.timers, loaded.timers);
-        assert_eq!(run.timer_ids, loaded.timer_ids);
-        assert_eq!(run.children, loaded.children);
-        assert_eq!(run.external_cancels, loaded.external_cancels);
-        assert_eq!(run.external_signals, loaded.external_signals);
-        assert_eq!(run.updates, loaded.updates);
-        assert_eq!(run.signal_ids, loaded.signal_ids);
-        assert_eq!(run.attached, loaded.attached);
-        assert_eq!(run.buffered, loaded.buffered);
-        assert_eq!(run.deadlines, loaded.deadlines);
-        // A write that only moves the wake-up time is no transition of the run.
-        assert!(run.core.transitions <= self.writes);
-        assert_eq!(Time(run.core.stored_due).get(), self.due);
-        if let Some(next) = run.next_deadline() {
-            assert!(
-                self.due.is_some_and(|due| due <= next),
-                "due {:?} after {next:?}",
-                self.due
-            );
-        }
-        let records = [
-            run.activities.len(),
-            run.timers.len(),
-            run.children.len(),
-            run.external_cancels.len(),
-            run.external_signals.len(),
-            run.updates.len(),
-            run.signal_ids.len(),
-            run.attached.len(),
-            run.buffered.len(),
-        ];
-        assert_eq!(
-            self.rows.len(),
-            2 + records.iter().sum::<usize>(),
-            "no row outlives its record"
-        );
-    }
-
-    /// Every offered task has its record, every record that is offered its task.
-    fn check_tasks(&self) {
-        let workflow = self
-            .run
-            .core
-            .workflow_task
-            .iter()
-            .filter(|t| t.started_id == 0 && !t.speculative);
-        let mut offered: Vec<_> = workflow
-            .map(|t| {
-                (
-                    TaskKind::Workflow,
-                    t.task.clone().expect("it waits"),
-                    t.scheduled_id,
-                    t.stamp,
-                )
-            })
-            .collect();
-        for a in self.run.activities.values() {
-            let place = a.task.clone();
-            offered.extend(place.map(|p| (TaskKind::Activity, p, a.scheduled_id, a.stamp)));
-        }
-        offered.sort_by_key(|(_, place, ..)| place.seq);
-        let mut tasks: Vec<_> = self
-            .tasks
-            .iter()
-            .map(|t| (t.kind, t.place.clone(), t.scheduled_id, t.stamp))
-            .collect();
-        tasks.sort_by_key(|(_, place, ..)| place.seq);
-        assert_eq!(offered, tasks);
-        if let Some(t) = self
-            .run
-            .core
-            .workflow_task
-            .as_ref()
-            .filter(|t| t.started_id != 0 || t.speculative)
-        {
-            assert_eq!(t.task, None);
-        }
-    }
-
-    /// Updates in memory and on record agree.
-    fn check_volatile(&self) {
-        let live = &self.run.volatile.updates;
-        for record in self
-            .run
-            .updates
-            .values()
-            .filter(|r| r.completed_id == 0 && self.run.is_open())
-        {
-            let stage = live.get(&record.update_id).expect("it is not over").stage;
-            assert_eq!(stage == UpdateStage::Accepted, record.accepted_id != 0);
-        }
-        for update in live.values().filter(|u| u.stage == UpdateStage::Accepted) {
-            assert!(self.run.updates[&update.update_id].accepted_id != 0);
-        }
-    }
-
-    fn check_open(&self) {
-        let (run, core) = (&self.run, &self.run.core);
-        assert!(run.buffered.is_empty() || run.workflow_task_started());
-        let kind = |id: i64| {
-            self.events()
-                .nth(id as usize - 1)
-                .map(HistoryEvent::event_type)
-        };
-        match &core.workflow_task {
-            Some(t) if t.speculative => {
-                assert_eq!((t.scheduled_id, t.attempt), (core.next_event_id, 1));
-                assert!(t.started_id == 0 || t.started_id == t.scheduled_id + 1);
-            }
-            Some(t) if t.attempt > 1 => {
-                assert!(t.scheduled_id <= core.next_event_id);
-                let begun = t.started_id != 0;
-                assert!(
-                    !begun
-                        || (t.scheduled_id, t.started_id)
-                            == (core.next_event_id, core.next_event_id + 1)
-                );
-                assert!(!t.sticky && core.sticky.is_none());
-            }
-            Some(t) => {
-                assert_eq!(kind(t.scheduled_id), Some(EventType::WorkflowTaskScheduled));
-                assert!(t.started_id == 0 || t.started_id == run.last_event_id());
-                assert!(
-                    t.started_id == 0 || kind(t.started_id) == Some(EventType::WorkflowTaskStarted)
-                );
-            }
-            None => {}
-        }
-        if let Some(t) = &core.workflow_task {
-            assert!(
-                t.original_scheduled_time != 0 && t.original_scheduled_time <= t.scheduled_time
-            );
-        }
-        if workflow_task::may_schedule(run) {
-            // Nothing waits for a workflow task that will not come.
-            assert!(!update::has_admitted(run), "an update waits");
-            assert!(run.volatile.queries.is_empty(), "a query waits");
-            let unseen = self
-                .events()
-                .filter(|e| e.event_id > core.last_completed_id);
-            for event in
-                unseen.filter(|e| e.event_type() != EventType::WorkflowExecutionOptionsUpdated)
-            {
-                let from_outside = buffer::is_bufferable(event.event_type());
-                assert!(
-                    !from_outside,
-                    "the workflow has not seen event {}",
-                    event.event_id
-                );
-            }
-        }
-    }
-
-    fn check_closed(&self) {
-        let (run, core) = (&self.run, &self.run.core);
-        assert!(!matches!(
-            run.status(),
-            Status::Running | Status::Paused | Status::Unspecified
-        ));
-        assert!(core.workflow_task.is_none() && core.sticky.is_none());
-        assert_eq!(core.close_event_id, run.last_event_id());
-        assert!(core.close_time != 0);
-        assert_eq!(
-            (run.activities.len(), run.timers.len(), run.children.len()),
-            (0, 0, 0)
-        );
-        assert_eq!((run.buffered.len(), run.signal_ids.len()), (0, 0));
-        assert_eq!(
-            (run.external_cancels.len(), run.external_signals.len()),
-            (0, 0)
-        );
-        assert_eq!(
-            (run.volatile.updates.len(), run.volatile.queries.len()),
-            (0, 0)
-        );
-        assert_eq!((run.next_deadline(), self.due), (None, None));
-        let open = [
-            EventType::WorkflowTaskFailed,
-            EventType::WorkflowTaskCompleted,
-        ];
-        let last = self.events().next_back().unwrap().event_type();
-        assert!(
-            !buffer::is_bufferable(last) && !open.contains(&last),
-            "{last:?} closes no run"
-        );
-    }
-}
-
-// ---- commands and messages ----
-
-pub(crate) fn command(attributes: C) -> Command {
-    use CommandType as T;
-    let kind = match &attributes {
-        C::ScheduleActivityTaskCommandAttributes(_) => T::ScheduleActivityTask,
-        C::RequestCancelActivityTaskCommandAttributes(_) => T::RequestCancelActivityTask,
-        C::StartTimerCommandAttributes(_) => T::StartTimer,
-        C::CancelTimerCommandAttributes(_) => T::CancelTimer,
-        C::RecordMarkerCommandAttributes(_) => T::RecordMarker,
-        C::UpsertWorkflowSearchAttributesCommandAttributes(_) => T::UpsertWorkflowSearchAttributes,
-        C::ModifyWorkflowPropertiesCommandAttributes(_) => T::ModifyWorkflowProperties,
-        C::CompleteWorkflowExecutionCommandAttributes(_) => T::CompleteWorkflowExecution,
-        C::FailWorkflowExecutionCommandAttributes(_) => T::FailWorkflowExecution,
-        C::CancelWorkflowExecutionCommandAttributes(_) => T::CancelWorkflowExecution,
-        C::ContinueAsNewWorkflowExecutionCommandAttributes(_) => T::ContinueAsNewWorkflowExecution,
-        C::StartChildWorkflowExecutionCommandAttributes(_) => T::StartChildWorkflowExecution,
-        C::ProtocolMessageCommandAttributes(_) => T::ProtocolMessage,
-        other => panic!("the rig does not know {other:?}"),
-    };
-    Command {
-        command_type: kind as i32,
-        attributes: Some(attributes),
-        ..Default::default()
-    }
-}
-
-pub(crate) fn start_timer(id: &str, s: i64) -> Command {
-    let timer = StartTimerCommandAttributes {
-        timer_id: id.into(),
-        start_to_fire_timeout: seconds(s),
-    };
-    command(timer.into())
-}
-
-pub(crate) fn cancel_timer(id: &str) -> Command {
-    command(
-        CancelTimerCommandAttributes {
-            timer_id: id.into(),
-        }
-        .into(),
-    )
-}
-
-/// An activity with a start-to-close timeout of half an hour.
-pub(crate) fn schedule_activity(id: &str, attempts: i32) -> Command {
-    command(
-        ScheduleActivityTaskCommandAttributes {
-            activity_id: id.into(),
-            activity_type: Some(ActivityType { name: "A".into() }),
-            task_queue: Some(TaskQueue {
-                name: "activities".into(),
-                ..Default::default()
-            }),
-            start_to_close_timeout: seconds(1800),
-            retry_policy: Some(RetryPolicy {
-                maximum_attempts: attempts,
-                ..Default::default()
-            }),
-            ..Default::default()
-        }
-        .into(),
-    )
-}
-
-pub(crate) fn cancel_activity(scheduled_event_id: i64) -> Command {
-    command(RequestCancelActivityTaskCommandAttributes { scheduled_event_id }.into())
-}
-
-pub(crate) fn complete_workflow() -> Command {
-    command(
-        CompleteWorkflowExecutionCommandAttributes {
-            result: Some(payloads("done")),
-        }
-        .into(),
-    )
-}
-
-pub(crate) fn fail_workflow() -> Command {
-    command(
-        FailWorkflowExecutionCommandAttributes {
-            failure: Some(failure("Bug")),
-        }
-        .into(),
-    )
-}
-
-pub(crate) fn continue_again() -> Command {
-    command(ContinueAsNewWorkflowExecutionCommandAttributes::default().into())
-}
-
-pub(crate) fn sticky() -> Option<Sticky> {
-    Some(Sticky {
-        queue: "sticky".into(),
-        timeout: 5_000_000_000,
-    })
-}
-
-pub(crate) fn request(update_id: &str) -> Request {
-    Request {
-        meta: Some(Meta {
-            update_id: update_id.into(),
-            identity: "caller".into(),
-        }),
-        input: Some(Input {
-            name: "U".into(),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
-}
-
-fn message(id: &str, update_id: &str, name: &str, body: &impl prost::Message) -> Message {
-    Message {
-        id: id.into(),
-        protocol_instance_id: update_id.into(),
-        body: Some(tidemill_proto::wkt::Any {
-            type_url: format!("type.googleapis.com/temporal.api.update.v1.{name}"),
-            value: body.encode_to_vec(),
-        }),
-        sequencing_id: Some(SequencingId::EventId(0)),
-    }
-}
-
-pub(crate) fn acceptance(update_id: &str) -> Message {
-    let body = Acceptance {
-        accepted_request_message_id: format!("{update_id}/request"),
-        accepted_request: Some(request(update_id)),
-        ..Default::default()
-    };
-    message(
-        &format!("{update_id}/accept"),
-        update_id,
-        "Acceptance",
-        &body,
-    )
-}
-
-pub(crate) fn update_result() -> UpdateOutcome {
-    UpdateOutcome {
-        value: Some(outcome::Value::Success(payloads("updated"))),
-    }
-}
-
-pub(crate) fn response(update_id: &str) -> Message {
-    let body = Response {
-        meta: request(update_id).meta,
-        outcome: Some(update_result()),
-    };
-    message(
-        &format!("{update_id}/complete"),
-        update_id,
-        "Response",
-        &body,
-    )
-}
-
-pub(crate) fn rejection(update_id: &str) -> Message {
-    let body = Rejection {
-        failure: Some(failure("No")),
-        ..Default::default()
-    };
-    message(
-        &format!("{update_id}/reject"),
-        update_id,
-        "Rejection",
-        &body,
-    )
-}
-
-/// The commands that go with messages, as SDKs send them.
-pub(crate) fn for_messages(messages: &[Message]) -> Vec<Command> {
-    let rejects = |m: &Message| m.id.ends_with("/reject");
-    let command = |m: &Message| {
-        command(
-            ProtocolMessageCommandAttributes {
-                message_id: m.id.clone(),
-            }
-            .into(),
-        )
-    };
-    messages
-        .iter()
-        .filter(|m| !rejects(m))
-        .map(command)
-        .collect()
-}
-
-/// A completion with messages and their commands, then `more` commands.
-pub(crate) fn with_messages(messages: Vec<Message>, more: Vec<Command>) -> Completion {
-    let commands = for_messages(&messages).into_iter().chain(more).collect();
-    Completion {
-        commands,
-        messages,
-        ..Default::default()
-    }
-}
-
-/// A completion that answers queries.
-pub(crate) fn answers(ids: &[&str]) -> Completion {
-    let query_results = ids
-        .iter()
-        .map(|id| ((*id).to_owned(), WorkflowQueryResult::default()))
-        .collect();
-    Completion {
-        query_results,
-        ..Default::default()
-    }
-}
-
-/// A payload of JSON.
-pub(crate) fn json(text: &str) -> Payload {
-    Payload {
-        metadata: [("encoding".to_owned(), b"json/plain".to_vec())].into(),
-        data: text.into(),
-        ..Default::default()
     }
 }

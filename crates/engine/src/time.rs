@@ -42,6 +42,20 @@ impl Time {
         self.get().map(Time::proto)
     }
 
+    /// An RFC 3339 time. What nanoseconds in 64 bits cannot hold becomes the first or last time that
+    /// they can: people write the year 9999 for "ever" and the year 1 for "never".
+    pub fn parse(text: &str) -> Option<Time> {
+        if let Ok(at) = text.parse::<jiff::Timestamp>() {
+            let nanos = at.as_nanosecond();
+            let nearest = if nanos < 0 { i64::MIN } else { i64::MAX };
+            return Some(Time(i64::try_from(nanos).unwrap_or(nearest)));
+        }
+        // jiff's timestamps end a day before the year 9999 does.
+        let pieces = jiff::fmt::temporal::Pieces::parse(text).ok()?;
+        let complete = pieces.time().is_some() && pieces.to_numeric_offset().is_some();
+        (complete && pieces.date().year() == 9999).then_some(Time(i64::MAX))
+    }
+
     pub fn from_proto(t: &tidemill_proto::wkt::Timestamp) -> Time {
         Time(
             t.seconds

@@ -75,6 +75,16 @@ impl Item {
             &self.source
         }
     }
+
+    /// What becomes of the item when a stage cannot process it. The worker fills in which stage.
+    pub fn failed(self, error: impl ToString) -> FailedItem {
+        FailedItem {
+            id: self.id,
+            source: self.source,
+            stage: String::new(),
+            error: error.to_string(),
+        }
+    }
 }
 
 /// An item that a stage could not process. It stays with its part, so that later stages know that

@@ -30,7 +30,7 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// The inputs of a run with defaults filled in.
+/// The inputs of a run with defaults filled in. A value that is passed by reference is taken as it is.
 ///
 /// # Errors
 /// All that is missing, unknown or of the wrong type.
@@ -66,6 +66,12 @@ pub fn complete(
     let mut refused: Vec<Refusal> = Vec::new();
     for error in validator.iter_errors(&value) {
         let path = path_of(&error.instance_path().to_string());
+        if complete
+            .iter()
+            .any(|(name, value)| is_reference(value) && is_within(&path, name))
+        {
+            continue;
+        }
         match error.kind() {
             ValidationErrorKind::Required { property } => {
                 let name = property.as_str().unwrap_or_default();
@@ -98,6 +104,20 @@ pub fn complete(
         refused.sort_by(|a, b| (&a.path, &a.message).cmp(&(&b.path, &b.message)));
         Err(refused)
     }
+}
+
+/// A value that lies in the artifact store: what it is cannot be seen from here.
+fn is_reference(value: &Value) -> bool {
+    ["$artifact", "$collection"]
+        .iter()
+        .any(|key| value.get(key).is_some_and(Value::is_string))
+}
+
+/// Whether a path is of an input or of something in it.
+fn is_within(path: &str, input: &str) -> bool {
+    path.strip_prefix("inputs.")
+        .and_then(|rest| rest.strip_prefix(input))
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 fn wanted(schema: &Value) -> Option<String> {
@@ -157,6 +177,17 @@ mod tests {
             run(json!({ "filter": {} })),
             Ok(json!({ "folder": "docs", "filter": {} }))
         );
+    }
+
+    #[test]
+    fn a_value_by_reference_is_taken_as_it_is() {
+        let text =
+            json!({ "$artifact": "sha256:00", "bytes": 99, "media_type": "application/json" });
+        assert_eq!(
+            run(json!({ "folder": text, "filter": {} })),
+            Ok(json!({ "folder": text, "filter": {} }))
+        );
+        assert!(run(json!({ "folder": { "bytes": 99 }, "filter": {} })).is_err());
     }
 
     #[test]

@@ -191,7 +191,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             attempt_ms: 60 * 60 * 1_000,
-            heartbeat_ms: 30_000,
+            heartbeat_ms: 10_000,
             total_ms: None,
         }
     }

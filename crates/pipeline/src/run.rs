@@ -27,9 +27,15 @@ pub struct RunInput {
     /// Results of an earlier run that are used again, by node: a rerun from a later stage.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub keep: BTreeMap<String, Value>,
+    /// How fan-outs among them went, by node.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kept_fan_outs: BTreeMap<String, FanOutResult>,
     /// Fan-outs that run over the failed items of an earlier run only, by node.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub failed_items: BTreeMap<String, FanOutResult>,
+    /// The run whose results these are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<String>,
     /// What a run that continues as new hands on; opaque to all but the interpreter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carry: Option<Value>,
@@ -55,6 +61,12 @@ pub struct RunState {
     pub pipeline: String,
     /// Hash of the plan.
     pub plan: String,
+    /// The run that called this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// The run whose results this one uses again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<String>,
     pub nodes: Vec<NodeState>,
     /// Something that concerns no node: an answer that was ignored, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,6 +104,9 @@ pub struct NodeState {
     /// For a fan-out that has ended: what a rerun of its failed items needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fan_out: Option<FanOutResult>,
+    /// The run of the pipeline that it calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub child: Option<String>,
     /// The choices of an approval that waits.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub choices: Vec<String>,

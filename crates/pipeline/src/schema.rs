@@ -79,6 +79,10 @@ pub fn schema(catalog: &Catalog) -> Value {
         "properties": {
             "name": { "type": "string", "pattern": "^[A-Za-z0-9._-]{1,100}$" },
             "description": { "type": "string" },
+            "linear": {
+                "description": "Refuse `when` and `needs`: stages one after another.",
+                "type": "boolean",
+            },
             "inputs": {
                 "description": "A JSON Schema for each input; without `default` it is required.",
                 "type": "object",
@@ -142,8 +146,12 @@ fn or_template(schema: &Value, top: bool) -> Value {
     if fields.contains_key("$defs") || fields.contains_key("$ref") {
         return json!({ "type": "object" });
     }
-    let text = fields.get("type").is_some_and(|kind| kind == "string");
-    if top || text || !fields.contains_key("type") && !fields.contains_key("enum") {
+    let has = |key: &str| fields.contains_key(key);
+    let any_text = fields.get("type").is_some_and(|kind| kind == "string") && !has("enum");
+    let anything = !["type", "enum", "const", "anyOf", "oneOf", "allOf"]
+        .map(has)
+        .contains(&true);
+    if top || any_text || anything {
         return Value::Object(fields);
     }
     let mut either = Map::new();

@@ -21,6 +21,8 @@ impl<T> Spot<T> {
 pub(crate) struct Pipeline {
     pub(crate) name: String,
     pub(crate) description: String,
+    /// Nothing may make a branch.
+    pub(crate) linear: bool,
     pub(crate) inputs: Vec<Input>,
     pub(crate) defaults: Policy,
     pub(crate) stages: Vec<Stage>,

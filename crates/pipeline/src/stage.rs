@@ -28,6 +28,23 @@ pub struct StageType {
     pub pure: bool,
 }
 
+impl StageType {
+    /// A stage type that takes and gives anything, has no parameters, runs on `cpu` and is not
+    /// cached. What differs is said around it: `StageType { pure: true, ..StageType::new(…) }`.
+    pub fn new(name: &str, kind: Kind, summary: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            summary: summary.to_owned(),
+            kind,
+            input: Type::Any,
+            output: Type::Any,
+            resource: "cpu".to_owned(),
+            with: serde_json::json!({ "type": "object", "additionalProperties": false }),
+            pure: false,
+        }
+    }
+}
+
 /// The stage type that stands for any activity of a Python worker; a catalog need not have it. Its
 /// parameter `function` becomes the activity type, and is not among the task's parameters.
 pub const PYTHON_CALL: &str = "python.call";
@@ -52,7 +69,8 @@ pub fn python_call() -> StageType {
             },
             "required": ["function"],
         }),
-        pure: false,
+        // A function that may be cached says so where it is written; its worker refuses others.
+        pure: true,
     }
 }
 

@@ -17,6 +17,8 @@ pub mod internal {
     pub const FAILED_ONLY: &str = "tidemill.failed_only";
     /// [`FailChunk`](super::FailChunk) → [`PartOutput`](super::PartOutput).
     pub const FAIL_CHUNK: &str = "tidemill.fail_chunk";
+    /// [`Keep`](super::Keep) → null.
+    pub const KEEP: &str = "tidemill.keep";
 }
 
 /// The input of a task.
@@ -113,6 +115,12 @@ pub struct Collect {
 pub struct FailedOnly {
     pub over: Collection,
     pub results: Collection,
+}
+
+/// Keeps the artifacts of an earlier run for as long as those of the run that asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    pub run: String,
 }
 
 /// A step could not process a chunk at all: makes the part in which each of the chunk's items has

@@ -16,7 +16,9 @@ use temporalio_client::{
 use temporalio_common::MemoValues;
 use temporalio_common::error::IncomingError;
 use tidemill_pipeline::plan::Plan;
-use tidemill_pipeline::run::{Answer, FanOutResult, RunInput, RunResult, RunState, TASK_QUEUE};
+use tidemill_pipeline::run::{
+    Answer, FanOutResult, RunInput, RunResult, RunState, Status, TASK_QUEUE,
+};
 
 use crate::Interpreter;
 use crate::worker::{self, Engine};
@@ -60,8 +62,12 @@ pub struct StartOptions {
     pub id: String,
     /// Results of an earlier run to be used again, by node.
     pub keep: BTreeMap<String, Value>,
+    /// How fan-outs among them went, by node.
+    pub kept_fan_outs: BTreeMap<String, FanOutResult>,
     /// Fan-outs of which only the items that failed there are to be run, by node.
     pub failed_items: BTreeMap<String, FanOutResult>,
+    /// The run that the three above are of: its artifacts are kept for this one.
+    pub earlier: Option<String>,
 }
 
 /// How a run ended.
@@ -78,6 +84,14 @@ pub enum Ended {
     },
     Terminated,
     TimedOut,
+}
+
+/// A question that waits for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The run that asks: the one that was looked at, or one that it called.
+    pub run: String,
+    pub node: String,
 }
 
 /// A run in a list.
@@ -139,7 +153,9 @@ impl Pipelines {
             plan,
             inputs,
             keep: options.keep,
+            kept_fan_outs: options.kept_fan_outs,
             failed_items: options.failed_items,
+            earlier: options.earlier,
             carry: None,
         };
         let (name, hash) = (input.plan.name.clone(), input.plan.hash());
@@ -262,6 +278,28 @@ impl Pipelines {
                 wait = LOOK.0;
             }
         }
+    }
+
+    /// What a run asks at the moment, and the runs that it called.
+    ///
+    /// # Errors
+    /// There is no such run, or nobody answers for it.
+    pub async fn questions(&self, run: &str) -> Result<Vec<Question>, Error> {
+        let mut questions = Vec::new();
+        let mut runs = vec![run.to_owned()];
+        while let Some(run) = runs.pop() {
+            for node in self.state(&run).await?.nodes {
+                match (node.status, node.child) {
+                    (Status::Asking, _) => questions.push(Question {
+                        run: run.clone(),
+                        node: node.id,
+                    }),
+                    (Status::Running, Some(child)) => runs.push(child),
+                    _ => {}
+                }
+            }
+        }
+        Ok(questions)
     }
 
     /// Answers what a run asks.

@@ -72,7 +72,11 @@ impl Interpreter {
             Ok(setup) => setup,
             Err(error) => return Err(fail(ctx, error)),
         };
-        if ctx.info().parent().is_some() && setup.carry.is_none() {
+        if let Some(parent) = ctx.info().parent()
+            && setup.carry.is_none()
+        {
+            let parent = parent.workflow_id().to_owned();
+            ctx.state_mut(|run| run.state.parent = Some(parent));
             describe_child(ctx);
         }
         match walk::run(ctx, &setup).await {
@@ -205,11 +209,14 @@ fn begin(input: &RunInput) -> RunState {
         message: None,
         steps: Vec::new(),
         fan_out: None,
+        child: None,
         choices: Vec::new(),
     });
     RunState {
         pipeline: input.plan.name.clone(),
         plan: input.plan.hash(),
+        parent: None,
+        earlier: input.earlier.clone(),
         nodes: nodes.collect(),
         message: None,
     }

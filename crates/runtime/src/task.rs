@@ -195,10 +195,11 @@ pub(crate) fn json_payload(data: Vec<u8>) -> Payload {
 }
 
 fn decode<T: DeserializeOwned>(task: &Task<'_>, output: &RawValue) -> Result<T, Fault> {
-    let data = output
-        .payloads
-        .first()
-        .map_or(&[][..], |payload| &payload.data);
+    // SDKs write null as no bytes at all.
+    let data = match output.payloads.first() {
+        Some(payload) if !payload.data.is_empty() => &payload.data[..],
+        _ => b"null",
+    };
     serde_json::from_slice(data).map_err(|error| {
         Fault::failed(format!(
             "the worker that serves `{}` on queue `{}` gave a result that is not one: {error}",

@@ -8,7 +8,7 @@ use serde_json::Value;
 use temporalio_sdk::{WorkflowCancellationToken, WorkflowContext};
 use tidemill_pipeline::plan::{Node, Work};
 use tidemill_pipeline::run::Status;
-use tidemill_pipeline::task::RunRef;
+use tidemill_pipeline::task::{Keep, RunRef, internal};
 use tidemill_pipeline::template;
 
 use crate::carry::{Carry, End, Progress};
@@ -16,6 +16,7 @@ use crate::context::{Context, scope};
 use crate::in_flight::InFlight;
 use crate::interpreter::{Interpreter, Setup, outputs};
 use crate::nodes::{self, Left, Outcome, Paused};
+use crate::task::{self, Fault, Task};
 
 /// Why the walk stopped.
 pub(crate) enum Stop {
@@ -53,7 +54,7 @@ pub(crate) async fn run(workflow: &WorkflowContext<Interpreter>, setup: &Rc<Setu
     let end = match carry.end {
         Some(end) => end,
         None => {
-            walk.keep();
+            walk.keep().await;
             walk.all().await;
             if walk.paused > 0 && !root.is_cancelled() {
                 return walk.drained();
@@ -271,13 +272,31 @@ impl Walk {
         });
     }
 
-    /// Takes over what an earlier run gave.
-    fn keep(&mut self) {
+    /// Takes over what an earlier run gave, artifacts first.
+    async fn keep(&mut self) {
+        if let Some(run) = self.setup.input.earlier.clone()
+            && self.setup.carry.is_none()
+            && let Some(first) = self.nodes.first().cloned()
+        {
+            let task = Task::internal(internal::KEEP, &first.id);
+            match task::run::<()>(&self.context(0), &task, &Keep { run }).await {
+                Ok(()) => {}
+                // Cancelled: `main_end` sees it.
+                Err(Fault::Canceled | Fault::Paused) => return,
+                Err(Fault::Failed(failure)) => {
+                    self.failure = Some(format!("results of the earlier run: {}", failure.message));
+                    return;
+                }
+            }
+        }
         for at in 0..self.nodes.len() {
             let kept = self.setup.input.keep.get(&self.nodes[at].id).cloned();
             if let Some(output) = kept
                 && self.workflow.state(|run| run.state.nodes[at].status) == Status::Waiting
             {
+                let fan_out = self.setup.input.kept_fan_outs.get(&self.nodes[at].id);
+                self.context(at)
+                    .update(|state| state.fan_out = fan_out.cloned());
                 self.set(at, Status::Kept, output);
             }
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use prost::Message;
-use tidemill_engine::{Run, TaskKind, Time, Transition};
+use tidemill_engine::{Run, TaskKind, Time, Transition, search_attribute};
 use tidemill_store::{
     Commit, Execution, HistoryBatch, OutboxRow, QueueName, RunNo, RunWrite, StateRow, TaskKey,
     TaskRow,
@@ -11,6 +11,7 @@ use tidemill_store::{
 
 use crate::core::identity;
 use crate::namespaces::Namespace;
+use crate::search_attributes;
 
 /// The store's number of a kind of task queue.
 pub(crate) const WORKFLOW_QUEUE: u8 = 1;
@@ -125,11 +126,9 @@ fn execution(run: &Run, namespace: &Namespace) -> Execution {
     // What the engine let in decodes; an attribute that was removed since is not shown any more.
     let attributes = fields
         .filter_map(|(name, payload)| {
-            let kind = schema.stored_type(name)?;
-            Some((
-                name.clone(),
-                crate::search_attributes::decode(kind, payload).ok()??,
-            ))
+            let kind = search_attributes::to_proto(schema.stored_type(name)?);
+            let value = search_attribute::decode(payload, kind).ok()??;
+            Some((name.clone(), search_attributes::to_store(value)))
         })
         .collect();
     Execution {

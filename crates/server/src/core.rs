@@ -13,6 +13,7 @@ use crate::matching::Matching;
 use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
 use crate::outbox::Outbox;
+use crate::queue_configs::QueueConfigs;
 use crate::shard::Shards;
 use crate::timers::Timers;
 use crate::waiters::Waiters;
@@ -24,6 +25,7 @@ pub(crate) struct Core {
     pub(crate) committer: Arc<Committer>,
     pub(crate) namespaces: Arc<Namespaces>,
     pub(crate) matching: Matching,
+    pub(crate) queue_configs: QueueConfigs,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) ids: Identifiers,
     pub(crate) waiters: Waiters,

@@ -22,6 +22,8 @@ pub mod metrics;
 pub mod namespaces;
 mod outbox;
 mod publish;
+mod queue_configs;
+mod record_writer;
 mod retention;
 pub mod search_attributes;
 mod shard;
@@ -34,7 +36,7 @@ use std::sync::Arc;
 
 use tidemill_engine::{Error, Limits};
 use tidemill_store::committer::NO_LANE;
-use tidemill_store::{Commit, Committer, Store};
+use tidemill_store::{Commit, Committer, NamespaceId, Store};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -49,6 +51,7 @@ use crate::matching::Matching;
 use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
 use crate::outbox::Outbox;
+use crate::queue_configs::QueueConfigs;
 use crate::shard::Shards;
 use crate::timers::Timers;
 use crate::waiters::Waiters;
@@ -78,6 +81,7 @@ impl Server {
         let metrics = Arc::new(Metrics::new());
         let matching = Matching::new(matching::Config::default(), store.clone(), || core::now().0);
         matching.load().await.map_err(unavailable)?;
+        let queue_configs = QueueConfigs::open(&*store, committer.clone(), matching.clone())?;
         let namespaces = Arc::new(namespaces);
         metrics.collect(collect::Figures {
             committer: committer.clone(),
@@ -91,6 +95,7 @@ impl Server {
             committer,
             namespaces,
             matching,
+            queue_configs,
             metrics,
             ids: Identifiers::after(last_run, last_task),
             waiters: Waiters::new(),
@@ -117,6 +122,13 @@ impl Server {
 
     pub fn namespaces(&self) -> &Namespaces {
         &self.core.namespaces
+    }
+
+    /// Removes the record of a deleted namespace whose runs are gone, and what was set on its queues.
+    pub async fn forget_namespace(&self, id: &NamespaceId) -> Result<(), Error> {
+        self.core.namespaces.forget(id).await?;
+        self.core.queue_configs.forget(id).await;
+        Ok(())
     }
 
     pub fn metrics(&self) -> &Arc<Metrics> {

@@ -1,8 +1,8 @@
 //! The namespaces of a store: their records, the rules for changing them, and cheap snapshots
 //! for the request path.
 //!
-//! A change is shown only when it is durable. Writers are serialised here; readers take a
-//! reference count and never wait for one.
+//! A change is shown only when it is durable. Readers take a reference count and never wait for a
+//! writer.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
@@ -13,11 +13,11 @@ use parking_lot::RwLock;
 use prost::Message;
 use tidemill_engine::Error;
 use tidemill_proto::api::enums::v1::{IndexedValueType, NamespaceState};
-use tidemill_store::committer::NO_LANE;
 use tidemill_store::visibility::Schema;
 use tidemill_store::{Commit, Committer, NamespaceId, NamespaceWrite, Store};
 use uuid::Uuid;
 
+use crate::record_writer::{RecordWriter, Turn};
 use crate::search_attributes::{self, Custom};
 
 /// The namespace that always exists for users.
@@ -127,13 +127,8 @@ pub struct Update {
 /// The namespaces of a store.
 pub struct Namespaces {
     index: Arc<RwLock<Index>>,
-    /// Held from reading a record to its being durable or not, whether or not the caller waits
-    /// for that: so every change rests on what is durable.
-    writer: Arc<tokio::sync::Mutex<()>>,
-    committer: Arc<Committer>,
+    writer: RecordWriter,
 }
-
-type Writer = tokio::sync::OwnedMutexGuard<()>;
 
 #[derive(Default)]
 struct Index {
@@ -175,8 +170,7 @@ impl Namespaces {
         }
         let this = Self {
             index: Arc::new(RwLock::new(index)),
-            writer: Default::default(),
-            committer,
+            writer: RecordWriter::new(committer),
         };
         if this.by_id(SYSTEM_ID.as_bytes()).is_err() {
             let system = Registration {
@@ -246,7 +240,7 @@ impl Namespaces {
     }
 
     async fn create(&self, id: Uuid, registration: Registration) -> Result<Namespace, Error> {
-        let writer = self.writer.clone().lock_owned().await;
+        let turn = self.writer.turn().await;
         if self.index.read().by_name.contains_key(&registration.name) {
             return Err(Error::NamespaceAlreadyExists);
         }
@@ -262,7 +256,7 @@ impl Namespaces {
             custom_search_attributes: registration.custom_search_attributes,
             schema: SchemaOf::default(),
         };
-        self.persist(writer, details).await
+        self.persist(turn, details).await
     }
 
     /// Changes a namespace by the rules for users.
@@ -295,7 +289,7 @@ impl Namespaces {
     }
 
     /// Marks a namespace as deleted and frees its name. Its runs are then for the caller to
-    /// delete, after which [`Namespaces::forget`] removes the record.
+    /// delete, after which [`crate::Server::forget_namespace`] removes the record.
     pub async fn delete(&self, name: &str) -> Result<Namespace, Error> {
         self.change(name, |details| {
             if details.name == SYSTEM {
@@ -313,8 +307,8 @@ impl Namespaces {
     }
 
     /// Removes the record of a deleted namespace.
-    pub async fn forget(&self, id: &NamespaceId) -> Result<(), Error> {
-        let writer = self.writer.clone().lock_owned().await;
+    pub(crate) async fn forget(&self, id: &NamespaceId) -> Result<(), Error> {
+        let turn = self.writer.turn().await;
         let namespace = self.by_id(id)?;
         if namespace.state != NamespaceState::Deleted {
             return Err(Error::FailedPrecondition(
@@ -327,7 +321,7 @@ impl Namespaces {
             value: None,
         };
         let id = *id;
-        self.write(writer, write, move |index| {
+        self.write(turn, write, move |index| {
             index.remove(&id);
         })
         .await
@@ -338,17 +332,17 @@ impl Namespaces {
         name: &str,
         change: impl FnOnce(&mut Details) -> Result<(), Error>,
     ) -> Result<Namespace, Error> {
-        let writer = self.writer.clone().lock_owned().await;
+        let turn = self.writer.turn().await;
         let old = self.by_name(name)?;
         let mut details = Details::clone(&old);
         change(&mut details)?;
         if details == *old {
             return Ok(old);
         }
-        self.persist(writer, details).await
+        self.persist(turn, details).await
     }
 
-    async fn persist(&self, writer: Writer, mut details: Details) -> Result<Namespace, Error> {
+    async fn persist(&self, turn: Turn, mut details: Details) -> Result<Namespace, Error> {
         details.schema = schema_of(&details.custom_search_attributes);
         let value = Some(encode(&details).into());
         let write = NamespaceWrite {
@@ -358,16 +352,13 @@ impl Namespaces {
         };
         let namespace = Namespace(Arc::new(details));
         let shown = namespace.clone();
-        self.write(writer, write, |index| index.insert(shown))
-            .await?;
+        self.write(turn, write, |index| index.insert(shown)).await?;
         Ok(namespace)
     }
 
-    /// Writes a record and, once it is durable, shows it. The caller may go away: what is stored is
-    /// shown all the same.
     async fn write(
         &self,
-        writer: Writer,
+        turn: Turn,
         write: NamespaceWrite,
         show: impl FnOnce(&mut Index) + Send + 'static,
     ) -> Result<(), Error> {
@@ -375,27 +366,10 @@ impl Namespaces {
             namespaces: vec![write],
             ..Default::default()
         };
-        let (done, durable) = tokio::sync::oneshot::channel();
         let index = self.index.clone();
-        self.committer.submit(
-            NO_LANE,
-            0,
-            commit,
-            Box::new(move |result| {
-                if result.is_ok() {
-                    show(&mut index.write());
-                }
-                drop(writer);
-                let _ = done.send(result.map_err(|error| error.to_string()));
-            }),
-        );
-        match durable.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(text)) => Err(Error::Unavailable(text)),
-            Err(_) => Err(Error::Unavailable(
-                "The server is shutting down.".to_owned(),
-            )),
-        }
+        self.writer
+            .write(turn, commit, move || show(&mut index.write()))
+            .await
     }
 }
 
@@ -533,102 +507,4 @@ fn decode(bytes: &[u8]) -> Result<Namespace, Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tidemill_store::AttributeType;
-
-    fn details() -> Details {
-        let custom = Custom::from([("Mine".to_owned(), AttributeType::KeywordList)]);
-        Details {
-            id: [7; 16],
-            name: "name".to_owned(),
-            state: NamespaceState::Registered,
-            description: "about".to_owned(),
-            owner_email: "a@b".to_owned(),
-            data: BTreeMap::from([("k".to_owned(), "v".to_owned())]),
-            retention: Duration::from_secs(86_400),
-            bad_binaries: BTreeMap::from([("sum".to_owned(), BadBinary::default())]),
-            schema: schema_of(&custom),
-            custom_search_attributes: custom,
-        }
-    }
-
-    #[test]
-    fn records_survive_a_round_trip() {
-        let read = decode(&encode(&details())).unwrap();
-        assert_eq!(*read, details());
-        assert!(read.search_attributes().is_settable("Mine"));
-    }
-
-    #[test]
-    fn damaged_and_newer_records_are_refused() {
-        let newer = Record {
-            version: RECORD_VERSION + 1,
-            id: vec![0; 16],
-            ..Default::default()
-        };
-        let no_id = Record {
-            version: RECORD_VERSION,
-            ..Default::default()
-        };
-        for bytes in [newer.encode_to_vec(), no_id.encode_to_vec(), vec![0xff; 9]] {
-            assert!(matches!(decode(&bytes), Err(Error::DataLoss(_))));
-        }
-    }
-
-    #[test]
-    fn state_changes() {
-        use NamespaceState::{Deleted, Deprecated, Registered};
-        for (from, to, ok) in [
-            (Registered, Registered, true),
-            (Registered, Deprecated, true),
-            (Registered, Deleted, true),
-            (Deprecated, Deleted, true),
-            (Deprecated, Registered, false),
-            (Deleted, Registered, false),
-            (Deleted, Deprecated, false),
-        ] {
-            let mut details = Details {
-                state: from,
-                ..details()
-            };
-            let result = apply(
-                &mut details,
-                Update {
-                    state: Some(to),
-                    ..Default::default()
-                },
-            );
-            assert_eq!(result.is_ok(), ok, "{from:?} -> {to:?}");
-            assert_eq!(details.state, if ok { to } else { from });
-        }
-    }
-
-    #[test]
-    fn updates_merge() {
-        let mut d = details();
-        let update = Update {
-            description: "new".to_owned(),
-            data: BTreeMap::from([("k2".to_owned(), "v2".to_owned())]),
-            delete_bad_binary: "sum".to_owned(),
-            ..Default::default()
-        };
-        apply(&mut d, update).unwrap();
-        assert_eq!(
-            (d.description.as_str(), d.owner_email.as_str()),
-            ("new", "a@b")
-        );
-        assert_eq!(d.data.len(), 2);
-        assert!(d.bad_binaries.is_empty());
-        let again = Update {
-            delete_bad_binary: "sum".to_owned(),
-            ..Default::default()
-        };
-        assert!(apply(&mut d, again).is_err());
-        let short = Update {
-            retention: Some(Duration::from_secs(59)),
-            ..Default::default()
-        };
-        assert!(apply(&mut d, short).is_err());
-    }
-}
+mod tests;

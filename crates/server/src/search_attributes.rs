@@ -1,11 +1,11 @@
-//! Search attributes between the protocol and the store: registration, and values out of payloads
-//! (engine contract 10.4, 10.5). The engine checks what users set; which names mean what, and
+//! Search attributes between the protocol, the engine and the store: registration, types, values
+//! (engine contract 10.5). The engine decodes and checks what users set; which names mean what, and
 //! queries over them, are the business of [`tidemill_store::visibility`].
 
 use std::collections::{BTreeMap, HashMap};
 
 use tidemill_engine::Error;
-use tidemill_proto::api::common::v1::Payload;
+use tidemill_engine::search_attribute::Value;
 use tidemill_proto::api::enums::v1::IndexedValueType;
 use tidemill_store::visibility::Schema;
 use tidemill_store::{AttributeType, AttributeValue};
@@ -70,71 +70,17 @@ pub fn remove(custom: &mut Custom, names: &[String]) -> Result<(), Error> {
     Ok(())
 }
 
-/// A payload's value as the given type; `Err` holds what was found instead.
-pub fn decode(ty: AttributeType, payload: &Payload) -> Result<Option<AttributeValue>, String> {
-    match payload.metadata.get("encoding").map(Vec::as_slice) {
-        Some(b"binary/null") => return Ok(None),
-        Some(b"json/plain") => {}
-        Some(other) => {
-            return Err(format!(
-                "a payload with encoding {}",
-                String::from_utf8_lossy(other)
-            ));
-        }
-        None => return Err("a payload without encoding".to_owned()),
+/// A value as the store keeps it.
+pub(crate) fn to_store(value: Value) -> AttributeValue {
+    match value {
+        Value::Bool(b) => AttributeValue::Bool(b),
+        Value::Int(n) => AttributeValue::Int(n),
+        Value::Double(n) => AttributeValue::Double(n),
+        Value::Datetime(at) => AttributeValue::Datetime(at.0),
+        Value::Keyword(word) => AttributeValue::Keyword(word),
+        Value::KeywordList(words) => AttributeValue::KeywordList(words),
+        Value::Text(text) => AttributeValue::Text(text),
     }
-    let shown = || {
-        String::from_utf8_lossy(&payload.data)
-            .chars()
-            .take(100)
-            .collect::<String>()
-    };
-    let json: serde_json::Value = serde_json::from_slice(&payload.data).map_err(|_| shown())?;
-    from_json(ty, &json).ok_or_else(shown)
-}
-
-/// The inner `Option` is `None` for an unset attribute, the outer for a value of another type.
-fn from_json(ty: AttributeType, json: &serde_json::Value) -> Option<Option<AttributeValue>> {
-    use serde_json::Value;
-    match (ty, json) {
-        (_, Value::Null) => Some(None),
-        (_, Value::Array(items)) if items.is_empty() => Some(None),
-        (AttributeType::KeywordList, Value::Array(items)) => {
-            Some(Some(AttributeValue::KeywordList(strings(items)?)))
-        }
-        (AttributeType::KeywordList, _) => None,
-        // Old SDKs wrap every value in a list.
-        (_, Value::Array(items)) => match items.as_slice() {
-            [single] => scalar(ty, single).map(Some),
-            _ if ty == AttributeType::Keyword => {
-                Some(Some(AttributeValue::KeywordList(strings(items)?)))
-            }
-            _ => None,
-        },
-        (_, value) => scalar(ty, value).map(Some),
-    }
-}
-
-fn strings(items: &[serde_json::Value]) -> Option<Vec<String>> {
-    items
-        .iter()
-        .map(|item| item.as_str().map(str::to_owned))
-        .collect()
-}
-
-fn scalar(ty: AttributeType, value: &serde_json::Value) -> Option<AttributeValue> {
-    Some(match ty {
-        AttributeType::Bool => AttributeValue::Bool(value.as_bool()?),
-        AttributeType::Int => AttributeValue::Int(value.as_i64()?),
-        AttributeType::Double => AttributeValue::Double(value.as_f64()?),
-        AttributeType::Datetime => {
-            let time: jiff::Timestamp = value.as_str()?.parse().ok()?;
-            AttributeValue::Datetime(i64::try_from(time.as_nanosecond()).ok()?)
-        }
-        AttributeType::Keyword => AttributeValue::Keyword(value.as_str()?.to_owned()),
-        AttributeType::Text => AttributeValue::Text(value.as_str()?.to_owned()),
-        AttributeType::KeywordList => return None,
-    })
 }
 
 /// The type of a name as flags write it, in any case.
@@ -176,67 +122,6 @@ pub fn from_proto(ty: IndexedValueType) -> Option<AttributeType> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn json(text: &str) -> Payload {
-        Payload {
-            metadata: HashMap::from([("encoding".into(), b"json/plain".to_vec())]),
-            data: text.as_bytes().to_vec(),
-            ..Default::default()
-        }
-    }
-
-    #[test]
-    fn payloads_decode_by_type() {
-        use AttributeType as T;
-        use AttributeValue as V;
-        let list = |items: &[&str]| V::KeywordList(items.iter().map(|s| s.to_string()).collect());
-        type Row = (T, &'static str, Result<Option<V>, ()>);
-        let rows: Vec<Row> = vec![
-            (T::Keyword, r#""a""#, Ok(Some(V::Keyword("a".into())))),
-            (T::Keyword, r#"["a"]"#, Ok(Some(V::Keyword("a".into())))),
-            (T::Keyword, r#"["a","b"]"#, Ok(Some(list(&["a", "b"])))),
-            (T::Keyword, "5", Err(())),
-            (T::Keyword, "[1,2]", Err(())),
-            (
-                T::Text,
-                r#""many words""#,
-                Ok(Some(V::Text("many words".into()))),
-            ),
-            (T::Text, r#"["a","b"]"#, Err(())),
-            (T::Int, "5", Ok(Some(V::Int(5)))),
-            (T::Int, "[5]", Ok(Some(V::Int(5)))),
-            (T::Int, "5.5", Err(())),
-            (T::Int, r#""5""#, Err(())),
-            (T::Double, "5", Ok(Some(V::Double(5.0)))),
-            (T::Bool, "true", Ok(Some(V::Bool(true)))),
-            (T::Bool, "1", Err(())),
-            (
-                T::Datetime,
-                r#""1970-01-01T00:00:01.5Z""#,
-                Ok(Some(V::Datetime(1_500_000_000))),
-            ),
-            (
-                T::Datetime,
-                r#""1970-01-01T01:00:00+01:00""#,
-                Ok(Some(V::Datetime(0))),
-            ),
-            (T::Datetime, r#""yesterday""#, Err(())),
-            (T::KeywordList, r#"["a","b"]"#, Ok(Some(list(&["a", "b"])))),
-            (T::KeywordList, r#"["a",null]"#, Err(())),
-            (T::KeywordList, r#""a""#, Err(())),
-            (T::Int, "null", Ok(None)),
-            (T::Int, "[]", Ok(None)),
-            (T::KeywordList, "[]", Ok(None)),
-            (T::Keyword, "{broken", Err(())),
-        ];
-        for (ty, text, expected) in rows {
-            assert_eq!(
-                decode(ty, &json(text)).map_err(|_| ()),
-                expected,
-                "{ty:?} {text}"
-            );
-        }
-    }
 
     #[test]
     fn names_that_can_be_added() {

@@ -10,7 +10,7 @@ pub mod data;
 pub mod documents;
 mod error;
 pub mod http;
-mod params;
+pub mod params;
 pub mod records;
 pub mod shell;
 mod stage;

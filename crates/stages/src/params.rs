@@ -1,8 +1,9 @@
-//! `with:` of the built-in stages: one struct for each stage gives its JSON Schema and reads it.
+//! `with:` of a stage: one struct gives its JSON Schema and reads it.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
+use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
@@ -11,8 +12,10 @@ use serde_json::Value;
 use crate::Error;
 
 /// The JSON Schema of a stage's parameters; doc comments become descriptions.
-pub(crate) fn schema<T: JsonSchema>() -> Value {
-    let mut schema = schemars::schema_for!(T);
+pub fn schema<T: JsonSchema>() -> Value {
+    // In one piece: it becomes a part of the schema of pipelines, where references would lead nowhere.
+    let settings = SchemaSettings::default().with(|settings| settings.inline_subschemas = true);
+    let mut schema = settings.into_generator().into_root_schema_for::<T>();
     // The name of a Rust type means nothing to who writes a pipeline.
     schema.remove("title");
     schema.remove("$schema");
@@ -20,7 +23,7 @@ pub(crate) fn schema<T: JsonSchema>() -> Value {
 }
 
 /// Reads a stage's parameters. The error names the stage type and the parameter.
-pub(crate) fn parse<T: DeserializeOwned>(stage: &str, with: Value) -> Result<T, Error> {
+pub fn parse<T: DeserializeOwned>(stage: &str, with: Value) -> Result<T, Error> {
     let with = match with {
         Value::Null => Value::Object(serde_json::Map::new()),
         with => with,
@@ -37,7 +40,7 @@ pub(crate) fn parse<T: DeserializeOwned>(stage: &str, with: Value) -> Result<T, 
 }
 
 /// A wrong parameter that the types alone do not catch.
-pub(crate) fn wrong(stage: &str, field: &str, why: impl std::fmt::Display) -> Error {
+pub fn wrong(stage: &str, field: &str, why: impl std::fmt::Display) -> Error {
     Error::invalid(format!("{stage}: with.{field}: {why}"))
 }
 

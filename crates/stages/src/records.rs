@@ -12,7 +12,8 @@ pub struct Document {
     pub text: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
-    /// SHA-256 of the raw bytes in lower-case hexadecimal.
+    /// What tells whether the document is as it was: SHA-256 of the raw bytes in lower-case
+    /// hexadecimal. `vector.changed` puts one in its place over all that the vectors depend on.
     pub hash: String,
     /// Of the raw bytes; `text` of HTML is Markdown.
     pub media_type: String,

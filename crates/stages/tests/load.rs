@@ -223,3 +223,50 @@ async fn a_server_that_is_away_fails_the_stage_for_now() {
     assert_eq!(error.kind, ErrorKind::Unavailable);
     assert!(error.message.contains("503"), "{error}");
 }
+
+/// The rows of a Parquet file, whatever it is compressed with, are those of the golden file.
+#[cfg(feature = "parquet")]
+#[tokio::test]
+async fn rows_of_parquet_are_loaded_as_before() {
+    let golden = fixtures().join("golden/parquet.json");
+    for name in ["gauges", "gauges-zstd", "gauges-gzip"] {
+        let path = fixtures().join(format!("parquet/{name}.parquet"));
+        let rows = json!({"id": "id"});
+        let (kept, _) = load(json!({"path": path, "rows": rows})).await.unwrap();
+        let got = serde_json::to_string_pretty(&shown(&kept)).unwrap() + "\n";
+        let got = got.replace(&format!("{name}.parquet"), "gauges.parquet");
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(&golden, &got).unwrap();
+        }
+        let wanted = std::fs::read_to_string(&golden).unwrap();
+        assert!(got == wanted, "{name} is not as in the golden file:\n{got}");
+    }
+
+    // Over HTTP, with the text made of other columns, and a file that is damaged.
+    let bytes = std::fs::read(fixtures().join("parquet/gauges.parquet")).unwrap();
+    let url = serve(move |request| match request.contains("/good") {
+        true => answer("200 OK", &[], &bytes),
+        false => answer("200 OK", &[], &bytes[..bytes.len() - 40]),
+    })
+    .await;
+    let urls = [format!("{url}/good.parquet"), format!("{url}/bad.parquet")];
+    let rows = json!({"template": "{title}, {year}"});
+    let (kept, _) = load(json!({"url": urls, "rows": rows})).await.unwrap();
+    assert_eq!(kept.items.len(), 4);
+    assert_eq!(kept.items[0].value["text"], "Gate, 1787");
+    assert_eq!(kept.failed.len(), 1);
+    assert!(kept.failed[0].1.starts_with("not a readable Parquet file"));
+}
+
+/// A build without the reader says so of each file.
+#[cfg(not(feature = "parquet"))]
+#[tokio::test]
+async fn parquet_needs_a_build_that_has_it() {
+    let path = fixtures().join("parquet");
+    let (kept, _) = load(json!({"path": path})).await.unwrap();
+    assert!(kept.items.is_empty());
+    assert_eq!(kept.failed.len(), 3);
+    for (_, why) in kept.failed {
+        assert!(why.contains("cargo feature `parquet`"), "{why}");
+    }
+}

@@ -126,6 +126,34 @@ async fn tokens_are_counted_by_a_tokenizer_or_estimated() {
 }
 
 #[tokio::test]
+async fn a_tokenizer_has_a_part_in_the_chunks_and_so_in_the_cache() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("words.json");
+    let (cx, _) = context(folder.path());
+    let split = Split::default();
+    let with = json!({"size": 4, "tokenizer": file});
+    let revision = async |with: &Value| split.revision(with, &cx).await.unwrap();
+    std::fs::write(&file, tokenizer().to_string()).unwrap();
+    let before = revision(&with).await;
+    assert!(before.is_some());
+    assert_eq!(revision(&json!({"size": 4})).await, None);
+
+    // Another file of that name is another tokenizer, also for a process that has read the first.
+    let chunk = || Part {
+        items: vec![document("a.txt", "text/plain", "One two. Three four.")],
+        failed: Vec::new(),
+    };
+    let part = split.items(chunk(), with.clone(), &cx).await.unwrap();
+    assert_eq!(texts(&part), ["One two.", "Three four."]);
+    let mut whole = tokenizer();
+    whole["pre_tokenizer"] = Value::Null;
+    std::fs::write(&file, whole.to_string()).unwrap();
+    assert_ne!(revision(&with).await, before);
+    let part = split.items(chunk(), with, &cx).await.unwrap();
+    assert_eq!(texts(&part), ["One two. Three four."]);
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_named() {
     let cases = [
         (

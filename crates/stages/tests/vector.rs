@@ -4,8 +4,10 @@
 #[expect(dead_code, reason = "other test files use the rest")]
 mod support;
 
+use std::sync::{Arc, Mutex};
+
 use serde_json::{Value, json};
-use support::context;
+use support::{answer, context, serve};
 use tidemill_pipeline::data::{FailedItem, Item, Manifest, Part, PartEntry};
 use tidemill_stages::ai::EmbedText;
 use tidemill_stages::records::Document;
@@ -28,17 +30,26 @@ impl Index {
         }
     }
 
+    /// The documents that are let through, as they come out.
     async fn changed(&self, documents: &[Item]) -> Vec<Item> {
+        self.changed_with(documents, json!(null)).await.unwrap()
+    }
+
+    async fn changed_with(&self, documents: &[Item], version: Value) -> Result<Vec<Item>, Error> {
         let chunk = Part {
             items: documents.to_vec(),
             failed: Vec::new(),
         };
-        let with = json!({"index": "docs"});
-        Changed.items(chunk, with, &self.cx).await.unwrap().items
+        let with = json!({"index": "docs", "version": version});
+        Ok(Changed.items(chunk, with, &self.cx).await?.items)
     }
 
     /// The vectors of documents, as they come to `vector.upsert`.
     async fn vectors(&self, documents: &[Item], model: &str) -> Part {
+        self.vectors_by(documents, json!(model)).await
+    }
+
+    async fn vectors_by(&self, documents: &[Item], model: Value) -> Part {
         let chunk = Part {
             items: documents.to_vec(),
             failed: Vec::new(),
@@ -130,9 +141,10 @@ async fn documents_are_found_once_written_and_unchanged_ones_are_dropped() {
         document("a/1", "The tide rises.\n\nThe gate shuts."),
         document("b/2", "The wheel turns."),
     ];
-    assert_eq!(index.changed(&documents).await.len(), 2);
+    let changed = index.changed(&documents).await;
+    assert_eq!(ids(&changed), ["a/1", "b/2"]);
     let done = index
-        .upsert(index.vectors(&documents, "fake:16").await)
+        .upsert(index.vectors(&changed, "fake:16").await)
         .await
         .unwrap();
     let done: Vec<&Value> = done.items.iter().map(|item| &item.value).collect();
@@ -185,7 +197,8 @@ async fn a_document_with_a_failed_chunk_stays_pending() {
         document("b", "Whole."),
     ];
     // One chunk of `a` failed at an earlier stage.
-    let mut vectors = index.vectors(&documents, "fake:16").await;
+    let changed = index.changed(&documents).await;
+    let mut vectors = index.vectors(&changed, "fake:16").await;
     let lost = vectors.items.remove(0);
     vectors.failed.push(FailedItem {
         id: lost.id,
@@ -209,6 +222,167 @@ async fn a_document_with_a_failed_chunk_stays_pending() {
         done.failed
     );
     assert_eq!(index.held().await, ["b"]);
+}
+
+/// What the plan tells of the stages that follow.
+fn following(size: usize, more: Value) -> Value {
+    let mut steps = vec![
+        json!({"uses": "text.split", "with": {"size": size}}),
+        json!({"uses": "embed.text", "with": {"model": "fake:16"}}),
+        json!({"uses": "vector.upsert", "with": {"index": "docs"}}),
+    ];
+    steps.splice(1..1, more.as_array().unwrap().iter().cloned());
+    steps.into()
+}
+
+#[tokio::test]
+async fn a_document_is_unchanged_only_if_what_follows_is() {
+    let index = Index::new();
+    let documents = [document("a", "One part."), document("b", "Another part.")];
+    let before = following(20, json!([]));
+    let changed = index.changed_with(&documents, before.clone()).await;
+    let vectors = index.vectors(&changed.unwrap(), "fake:16").await;
+    index.upsert(vectors).await.unwrap();
+
+    let mut retitled = documents.clone();
+    retitled[1].value["title"] = "Other metadata, equal bytes".into();
+    let mut elsewhere = before.clone();
+    elsewhere[1]["with"]["batch"] = 7.into();
+    elsewhere[2]["with"]["index"] = "docs".into();
+    elsewhere
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"uses": "llm.generate", "with": {"prompt": "Report."}}));
+    let python = json!([{"uses": "clean", "with": {}}]);
+    let rows: [(&str, &[Item], Value, &[&str]); 6] = [
+        ("nothing", &documents, before.clone(), &[]),
+        ("a batch size, a later stage", &documents, elsewhere, &[]),
+        (
+            "how it is split",
+            &documents,
+            following(21, json!([])),
+            &["a", "b"],
+        ),
+        (
+            "a stage more",
+            &documents,
+            following(20, python),
+            &["a", "b"],
+        ),
+        (
+            "a version by the author",
+            &documents,
+            json!("2"),
+            &["a", "b"],
+        ),
+        ("how it was loaded", &retitled, before.clone(), &["b"]),
+    ];
+    for (what, documents, version, expected) in rows {
+        let changed = index.changed_with(documents, version).await.unwrap();
+        assert_eq!(ids(&changed), expected, "{what}");
+    }
+
+    // What has gone through once with the new settings is unchanged under them, and under no others.
+    let changed = index
+        .changed_with(&documents[..1], json!("2"))
+        .await
+        .unwrap();
+    let vectors = index.vectors(&changed, "fake:16").await;
+    index.upsert(vectors).await.unwrap();
+    for (version, expected) in [(json!("2"), ["b"]), (before, ["a"])] {
+        let changed = index.changed_with(&documents, version).await.unwrap();
+        assert_eq!(ids(&changed), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_the_index_cannot_take_is_refused_before_it_computes() {
+    let index = Index::new();
+    let documents = [document("a", "One part.")];
+    let with_model = |model: &str| {
+        let mut steps = following(20, json!([]));
+        steps[1]["with"]["model"] = model.into();
+        steps
+    };
+    // An index that is not there yet takes any.
+    let new = index.changed_with(&documents, with_model("fake:16")).await;
+    let vectors = index.vectors(&new.unwrap(), "fake:16").await;
+    index.upsert(vectors).await.unwrap();
+    let error = index
+        .changed_with(&documents, with_model("fake:8"))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Invalid);
+    for part in ["vector.changed: ", "model fake:16 ", "model fake:8 "] {
+        assert!(error.message.contains(part), "{error}");
+    }
+    // One that is on another machine is none of this stage's business.
+    let elsewhere = index.changed_with(&documents, with_model("not-here"));
+    assert_eq!(ids(&elsewhere.await.unwrap()), [""; 0]);
+}
+
+/// An endpoint that gives each text the same vector, and the keys that it was sent.
+async fn endpoint() -> (String, Arc<Mutex<Vec<String>>>) {
+    let keys = Arc::new(Mutex::new(Vec::new()));
+    let seen = keys.clone();
+    let url = serve(move |request| {
+        let (head, body) = request.split_once("\r\n\r\n").unwrap();
+        let head = head.to_ascii_lowercase();
+        let key = head
+            .lines()
+            .find_map(|line| line.strip_prefix("authorization: bearer "));
+        seen.lock()
+            .unwrap()
+            .push(key.unwrap_or_default().to_owned());
+        let texts = serde_json::from_str::<Value>(body).unwrap()["input"]
+            .as_array()
+            .unwrap()
+            .len();
+        let data = vec![json!({"embedding": [0.6, 0.8]}); texts];
+        let headers = ["content-type: application/json"];
+        answer(
+            "200 OK",
+            &headers,
+            json!({ "data": data }).to_string().as_bytes(),
+        )
+    })
+    .await;
+    (url, keys)
+}
+
+#[tokio::test]
+async fn an_index_made_through_an_endpoint_embeds_queries_there() {
+    let (url, keys) = endpoint().await;
+    let index = Index::new();
+    // A variable that is there wherever this runs; its value is no secret.
+    let secret = std::env::var("CARGO_PKG_NAME").unwrap();
+    let model = |key: &str| {
+        json!({"openai": {
+            "url": url.replace("//", "//user:password@"), "model": "m", "api_key_env": key,
+        }})
+    };
+    let documents = [document("a", "One part.")];
+    let vectors = index.vectors_by(&documents, model("CARGO_PKG_NAME")).await;
+    let recorded = vectors.items[0].value["embedder"].to_string();
+    assert!(
+        recorded.contains(&url) && !recorded.contains("password"),
+        "{recorded}"
+    );
+    index.upsert(vectors).await.unwrap();
+    let query = json!({"query": "any", "model": null});
+    let found = index.search(query.clone()).await.unwrap();
+    assert_eq!(found, [("a".to_owned(), "One part.".to_owned())]);
+    assert_eq!(*keys.lock().unwrap(), [secret.clone(), secret]);
+
+    // The key is looked for under the name that was used last.
+    let mut vectors = index.vectors_by(&documents, model("CARGO_PKG_NAME")).await;
+    vectors.items[0].value["embedder"] = model("NO_SUCH_VARIABLE_");
+    index.upsert(vectors).await.unwrap();
+    let error = index.search(query).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Invalid);
+    for part in ["made with", "NO_SUCH_VARIABLE_", "is not set", "`model`"] {
+        assert!(error.message.contains(part), "{error}");
+    }
 }
 
 #[tokio::test]

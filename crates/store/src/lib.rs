@@ -84,6 +84,8 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Vec<RunIdentity>, Error>;
 
     fn namespaces(&self) -> Result<Vec<NamespaceWrite>, Error>;
+    /// The records of task queues, in the order of namespaces, names and kinds.
+    fn queue_records(&self) -> Result<Vec<QueueRecord>, Error>;
 
     /// Lists runs by a filter in Temporal's list-filter language (engine contract section 10.2).
     fn list(

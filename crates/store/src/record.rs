@@ -24,13 +24,17 @@ pub struct Commit {
     pub runs: Vec<RunWrite>,
     pub deletes: Vec<RunNo>,
     pub namespaces: Vec<NamespaceWrite>,
+    pub queues: Vec<QueueRecord>,
 }
 
 impl Commit {
     /// True when nothing would be written: such a commit costs no transaction and only waits for
     /// those before it.
     pub fn is_empty(&self) -> bool {
-        self.runs.is_empty() && self.deletes.is_empty() && self.namespaces.is_empty()
+        self.runs.is_empty()
+            && self.deletes.is_empty()
+            && self.namespaces.is_empty()
+            && self.queues.is_empty()
     }
 }
 
@@ -198,6 +202,14 @@ pub struct NamespaceWrite {
     pub name: String,
     /// `None` deletes the record.
     pub value: Option<Bytes>,
+}
+
+/// What was set on a task queue; `value` is opaque. It is replaced as a whole, and lasts as long as
+/// the record of its namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueRecord {
+    pub queue: QueueName,
+    pub value: Bytes,
 }
 
 /// One page of a visibility query.

@@ -147,6 +147,9 @@ impl Store for Faulty {
     fn namespaces(&self) -> Result<Vec<NamespaceWrite>, Error> {
         unimplemented!()
     }
+    fn queue_records(&self) -> Result<Vec<QueueRecord>, Error> {
+        unimplemented!()
+    }
     fn list(
         &self,
         _: &Schema,

@@ -6,8 +6,9 @@ use std::time::Duration;
 use crate::Error;
 
 /// The class of work that needs only a CPU. Its workers also do the interpreter's internal tasks.
-pub(crate) const CPU: &str = "cpu";
-const ACCELERATOR: &str = "accelerator";
+pub const CPU: &str = "cpu";
+/// The class of work that needs an accelerator.
+pub const ACCELERATOR: &str = "accelerator";
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -17,8 +18,6 @@ pub struct Config {
     /// How the engine and people call this worker.
     pub identity: String,
     pub offers: Vec<Offer>,
-    /// Bytes of memory that tasks may use together. Kept for admission by memory: not looked at yet.
-    pub memory: Option<u64>,
     /// URL of the artifact store, such as `file:///var/lib/tidemill/artifacts`.
     pub artifacts: String,
     /// The folder of embedded vector indexes and models.
@@ -50,13 +49,11 @@ impl Config {
     /// in the data folder.
     pub fn new(engine: impl Into<String>, data: impl AsRef<Path>) -> Self {
         let data = data.as_ref();
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         Self {
             engine: engine.into(),
             namespace: "default".to_owned(),
             identity: format!("tidemill-worker@{}", std::process::id()),
-            offers: vec![Offer::new(CPU, cores), Offer::new(ACCELERATOR, 1)],
-            memory: None,
+            offers: vec![Offer::new(CPU, cpu_slots(None)), Offer::new(ACCELERATOR, 1)],
             artifacts: file_url(&data.join("artifacts")),
             data: data.to_owned(),
             grace: Duration::from_secs(10),
@@ -94,6 +91,27 @@ impl Config {
     }
 }
 
+/// Slots for `cpu`: one for each core, and no more than a memory budget lets run together, but one at
+/// least.
+pub fn cpu_slots(memory: Option<Memory>) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    memory.map_or(cores, |memory| memory.slots(cores))
+}
+
+/// What tasks may use together, and what one is expected to use at most, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    pub budget: u64,
+    pub per_task: u64,
+}
+
+impl Memory {
+    fn slots(self, cores: usize) -> usize {
+        let fit = self.budget / self.per_task.max(1);
+        usize::try_from(fit).unwrap_or(cores).clamp(1, cores)
+    }
+}
+
 fn file_url(path: &Path) -> String {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     format!("file://{}", path.display())
@@ -102,6 +120,15 @@ fn file_url(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slots_are_bounded_by_cores_and_by_memory() {
+        let slots = |budget, per_task| Memory { budget, per_task }.slots(8);
+        assert_eq!(slots(16, 1), 8);
+        assert_eq!(slots(16, 3), 5);
+        assert_eq!(slots(1, 3), 1);
+        assert_eq!(slots(16, 0), 8);
+    }
 
     #[test]
     fn refuses_what_no_worker_can_be() {

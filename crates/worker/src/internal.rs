@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tidemill_pipeline::data::{Collection, FailedItem, Item, Manifest, Part, PartEntry};
-use tidemill_pipeline::task::{Collect, FailChunk, FailedOnly, PartOutput, internal};
+use tidemill_pipeline::task::{Collect, FailChunk, FailedOnly, Keep, PartOutput, internal};
 use tidemill_stages::{Error, Sink};
 
 use crate::parts::{Limits, PartSink};
@@ -19,7 +19,11 @@ const ID_CHARS: usize = 200;
 pub(crate) fn is_one(activity: &str) -> bool {
     matches!(
         activity,
-        internal::COLLECT | internal::CHUNK | internal::FAILED_ONLY | internal::FAIL_CHUNK
+        internal::COLLECT
+            | internal::CHUNK
+            | internal::FAILED_ONLY
+            | internal::FAIL_CHUNK
+            | internal::KEEP
     )
 }
 
@@ -37,6 +41,11 @@ pub(crate) async fn run(
         internal::COLLECT => collect(store, read(value)?).await?,
         internal::CHUNK => chunk(store, value).await?,
         internal::FAILED_ONLY => failed_only(store, read(value)?).await?,
+        internal::KEEP => {
+            let Keep { run } = read(value)?;
+            store.keep_run(&run).await?;
+            return Ok(b"null".to_vec());
+        }
         _ => {
             let part = fail_chunk(store, read(value)?).await?;
             return serde_json::to_vec(&part).map_err(not_json);

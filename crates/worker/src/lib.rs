@@ -13,6 +13,8 @@ mod fan_out;
 mod internal;
 mod message;
 mod parts;
+pub mod prelude;
+mod program;
 mod registry;
 mod run;
 mod serve;
@@ -21,6 +23,7 @@ mod task;
 #[cfg(test)]
 mod testing;
 
-pub use config::{Config, Offer};
+pub use config::{ACCELERATOR, CPU, Config, Memory, Offer, cpu_slots};
+pub use program::Program;
 pub use registry::Registry;
 pub use serve::{Error, serve};

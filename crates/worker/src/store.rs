@@ -69,6 +69,11 @@ impl Store {
         }
     }
 
+    /// Keeps what an earlier run needs for as long as what this one does.
+    pub(crate) async fn keep_run(&self, earlier: &str) -> Result<(), Error> {
+        self.artifacts.keep_run(earlier).await.map_err(failed)
+    }
+
     pub(crate) async fn cached(&self, key: &str, ttl: Duration) -> Result<Option<Value>, Error> {
         self.artifacts.cached(key, ttl).await.map_err(failed)
     }

@@ -21,7 +21,8 @@ from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client as EngineClient
 from temporalio.service import RPCError, RPCStatusCode
 
-from .client import connect_engine
+from . import log
+from .client import connect_engine, default_engine, default_namespace
 from .errors import EngineUnreachable
 from .stage import Stage
 from .worker import DEFAULT_QUEUE, Options, Worker, default_artifacts, unique
@@ -33,6 +34,7 @@ class Refused(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
+    log.short_failures()
     try:
         stages = unique([one for name in parsed.modules for one in load(name)])
         asyncio.run(_serve(stages, parsed))
@@ -48,20 +50,23 @@ def _parser() -> argparse.ArgumentParser:
     worker = commands.add_parser("worker", help="serve the stages of modules until stopped")
     worker.add_argument(
         "--engine",
-        default=os.environ.get("TIDEMILL_ENGINE", "127.0.0.1:7233"),
+        default=default_engine(),
         metavar="HOST:PORT",
         help="the engine's address (default: %(default)s)",
     )
-    worker.add_argument("--namespace", default="default")
+    worker.add_argument("--namespace", default=default_namespace(), help="(default: %(default)s)")
     worker.add_argument(
-        "--queue", default=DEFAULT_QUEUE, help="the resource class that pipelines name"
+        "--queue",
+        default=DEFAULT_QUEUE,
+        metavar="CLASS",
+        help="the resource class that pipelines name (default: %(default)s)",
     )
     worker.add_argument(
         "--artifacts",
         default=default_artifacts(),
-        metavar="DIR",
-        help="the folder of artifacts, the same as the engine's other workers use "
-        "(default: %(default)s)",
+        metavar="URL",
+        help="the artifact store, the same that the engine's other workers use: a folder or "
+        "s3://bucket/prefix (default: %(default)s)",
     )
     worker.add_argument(
         "--slots", type=_positive, default=Options().slots, help="tasks at a time (default: cores)"
@@ -80,10 +85,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number, at least 1")
+    return int(text)
 
 
 def load(name: str) -> list[Stage[..., Any]]:
@@ -154,7 +158,10 @@ async def _serve(stages: list[Stage[..., Any]], parsed: argparse.Namespace) -> N
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(one, told.set)
     names = ", ".join(one.name for one in stages)
-    print(f"serving {names} on {parsed.queue} of {parsed.engine}", flush=True)
+    print(
+        f"serving {names} on {parsed.queue} of {parsed.engine}, artifacts in {worker.artifacts}",
+        flush=True,
+    )
     serving = asyncio.create_task(worker.run())
     stopping = asyncio.create_task(told.wait())
     await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)

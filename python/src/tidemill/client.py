@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import getpass
+import os
 import uuid
 from collections.abc import AsyncIterator, Generator, Mapping
 from dataclasses import dataclass, field
@@ -240,16 +241,19 @@ def _known(run_id: str) -> Generator[None]:
 
 
 class Client:
-    """A connection to an engine: `await Client.connect("127.0.0.1:7233")`."""
+    """A connection to an engine: `await Client.connect()`."""
 
     def __init__(self, engine: EngineClient) -> None:
         self.engine = engine
         """Temporal's client, for all that is not about pipelines."""
 
     @classmethod
-    async def connect(cls, engine: str = "127.0.0.1:7233", *, namespace: str = "default") -> Client:
-        """Raises `EngineUnreachable`."""
-        return cls(await connect_engine(engine, namespace))
+    async def connect(cls, engine: str | None = None, *, namespace: str | None = None) -> Client:
+        """Without an address the engine is where `TIDEMILL_ENGINE` says, or at 127.0.0.1:7233; the
+        namespace is `TIDEMILL_NAMESPACE`, or `default`. Raises `EngineUnreachable`."""
+        return cls(
+            await connect_engine(engine or default_engine(), namespace or default_namespace())
+        )
 
     async def start(
         self,
@@ -287,6 +291,14 @@ class Client:
     def run(self, id: str) -> Run:
         """A run that was started earlier, by its id."""
         return Run(self.engine.get_workflow_handle(id))
+
+
+def default_engine() -> str:
+    return os.environ.get("TIDEMILL_ENGINE") or "127.0.0.1:7233"
+
+
+def default_namespace() -> str:
+    return os.environ.get("TIDEMILL_NAMESPACE") or "default"
 
 
 async def connect_engine(address: str, namespace: str) -> EngineClient:

@@ -24,7 +24,10 @@ from .errors import Invalid
 
 _LISTS: tuple[Any, ...] = (list, Sequence, MutableSequence, Iterable, typing.Iterator)
 _MAPPINGS: tuple[Any, ...] = (dict, Mapping, MutableMapping)
-_OPTIONAL_KEYS = (getattr(typing, "NotRequired", None), getattr(typing, "Required", None))
+# Python 3.10 has neither.
+_OPTIONAL_KEYS = [
+    getattr(typing, one) for one in ("NotRequired", "Required") if hasattr(typing, one)
+]
 
 
 def from_json(value: object, wanted: Any, where: str) -> Any:
@@ -259,8 +262,8 @@ def _scalar_to_json(value: object, where: str) -> Any:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     raise Invalid(
-        f"{where} is a {type(value).__name__}, which has no form in JSON: return numbers, strings, "
-        "lists, dictionaries or data classes"
+        f"{where} is of type {type(value).__name__}, which has no form in JSON: return "
+        "numbers, strings, lists, dictionaries or data classes"
     )
 
 

@@ -76,7 +76,7 @@ class EngineUnreachable(Exception):
 
     def __init__(self, address: str, cause: str) -> None:
         super().__init__(
-            f"no engine answers at {address} ({cause}). Start one with `tidemill up`, "
-            "or name its address with --engine HOST:PORT."
+            f"no engine answers at {address} ({cause}). Start one with `tidemill up`, or name its "
+            "address: TIDEMILL_ENGINE=HOST:PORT, or --engine HOST:PORT of a command."
         )
         self.address = address

@@ -48,9 +48,15 @@ class Stages:
     ) -> Stages:
         """Adds a stage. `uses` is a stage type, or a `@stage` function, which a Python worker has
         to serve. Other keywords are its `with`; a parameter that has the name of a key above goes
-        into `with_`, a dictionary."""
+        into `with_`, a dictionary. Raises ValueError for `cache` of a function that is not
+        `@stage(pure=True)`."""
         extra: dict[str, Any] = {**(parameters.pop("with_", None) or {})}
         if isinstance(uses, Stage):
+            if cache and not uses.pure:
+                raise ValueError(
+                    f"stage {uses.name} cannot be cached, since it is not said to be pure: write "
+                    "@stage(pure=True) if equal input gives equal output, or leave out `cache`"
+                )
             extra["function"] = uses.name
             uses = "python.call"
         entry: dict[str, Any] = {"uses": uses}

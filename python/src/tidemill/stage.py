@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 import re
 import typing
@@ -26,6 +27,10 @@ class _InputMarker:
 
 Input = Annotated[T, _InputMarker()]
 """`text: Input[str]` marks the parameter that gets the stage's input, whatever its name."""
+
+Revision = str | Callable[[Mapping[str, Any]], str | None]
+"""What a result depends on besides the input, the parameters and the code: a text, or a function
+that finds it for the parameters, the keys of `with`."""
 
 INPUT_NAMES = ("input", "item", "items")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*([.-][A-Za-z0-9_]+)*")
@@ -96,6 +101,9 @@ class Stage(Generic[P, R]):
         retry: Retry | int | None = None,
         items: bool = False,
         concurrency: int = 1,
+        pure: bool = False,
+        version: str = "",
+        revision: Revision | None = None,
     ) -> None:
         functools.update_wrapper(self, function)
         self.function = function
@@ -113,6 +121,15 @@ class Stage(Generic[P, R]):
         self.items = items
         self.concurrency = concurrency
         """Items of a chunk that a mapped stage works on at a time."""
+        self.pure = pure
+        self.version = version
+        self.revision = revision
+        if not pure and (version or revision is not None):
+            raise ValueError(
+                f"stage {self.name}: `version` and `revision` say when a cached result may not be "
+                "used again, and only a pure stage is cached: add pure=True"
+            )
+        self.source_hash = self._hash_source() if pure else ""
         self.is_async = inspect.iscoroutinefunction(function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -120,6 +137,19 @@ class Stage(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<stage {self.name}>"
+
+    def _hash_source(self) -> str:
+        # Now, when the module has just been read: its file may change while the worker runs.
+        try:
+            return hashlib.sha256(inspect.getsource(self.function).encode()).hexdigest()
+        except (OSError, TypeError):
+            if self.version:
+                return ""
+            raise TypeError(
+                f"stage {self.name}: its source cannot be read, so a change of it would not be "
+                'noticed and old results would be used: add version="1", and change that whenever '
+                "the function changes"
+            ) from None
 
     @property
     def summary(self) -> str:
@@ -257,6 +287,9 @@ def stage(
     retry: Retry | int | None = None,
     items: bool = False,
     concurrency: int = 1,
+    pure: bool = False,
+    version: str = "",
+    revision: Revision | None = None,
 ) -> Callable[[Callable[P, R]], Stage[P, R]]: ...
 
 
@@ -268,6 +301,9 @@ def stage(
     retry: Retry | int | None = None,
     items: bool = False,
     concurrency: int = 1,
+    pure: bool = False,
+    version: str = "",
+    revision: Revision | None = None,
 ) -> Stage[P, R] | Callable[[Callable[P, R]], Stage[P, R]]:
     """Makes a function, sync or async, a stage that pipelines use by its name.
 
@@ -280,11 +316,30 @@ def stage(
     - `items`: the function takes the items of a chunk as a list and returns a list of as many
       outcomes: a value, an exception for an item that failed, `DROP`, or `Many([...])`.
     - `concurrency`: for a function that a pipeline maps over a collection, items at a time.
+    - `pure`: equal input and parameters give an equal result, so that a pipeline may say
+      `cache: { ttl: 1h }` of it. A result is used again, in any run, until it is that old, while
+      the input, the parameters, the function's own source, `version` and `revision` are the same.
+      What the function calls, what it reads from outside itself and the classes that its
+      annotations name are no part of its source: change `version` when they change. Results with
+      failed items are not used again.
+    - `version`: of what the function's source does not show, any text.
+    - `revision`: of what else a result depends on, such as a model: a text, or a function that is
+      given the parameters, the keys of `with`, for each task and returns one. In a fan-out,
+      parameters that speak of `item` are templates there.
 
     A task may run again after a crash, so a stage must leave the same behind when it runs twice.
     """
 
     def make(function: Callable[P, R]) -> Stage[P, R]:
-        return Stage(function, name=name, retry=retry, items=items, concurrency=concurrency)
+        return Stage(
+            function,
+            name=name,
+            retry=retry,
+            items=items,
+            concurrency=concurrency,
+            pure=pure,
+            version=version,
+            revision=revision,
+        )
 
     return make if function is None else make(function)

@@ -13,10 +13,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from . import convert, templates
+from . import cache, convert, templates
 from .artifacts import Artifacts, Collection
+from .cache import Cache
+from .chunk import Chunk
 from .context import Context, enter, leave
 from .data import Artifact, CollectionRef, FailedItem, Item, Part, encode, is_list, is_object
 from .errors import (
@@ -27,6 +30,7 @@ from .errors import (
     Retryable,
     StageError,
 )
+from .log import logger, within_function
 from .stage import Drop, Many, Retry, Stage
 
 ERROR_CHARS = 2_000
@@ -48,6 +52,8 @@ class Task:
     input: Mapping[str, Any]
     """One key: `value`, `chunk` or `part`."""
     scope: Mapping[str, Any]
+    """What templates of `with` that speak of an item name besides it."""
+    cache: Cache | None = None
 
     @classmethod
     def from_json(cls, value: object) -> Task:
@@ -68,6 +74,7 @@ class Task:
             parameters=value.get("with"),
             input=given,
             scope=scope if is_object(scope) else {},
+            cache=Cache.from_json(value.get("cache")),
         )
 
 
@@ -97,17 +104,54 @@ class _Performance:
         self.cx = cx
         self.threads = threads
         self.parameters: Any = None
+        self.scope: Any = None
+        self.is_whole = True
+        """Whether no item failed here."""
 
     async def output(self) -> dict[str, Any]:
+        wanted = self.task.cache
+        if wanted is None:
+            return {"output": await self.made()}
+        key = await self.key()
+        earlier = await self.off_loop(lambda: cache.get(self.artifacts, key, wanted.ttl))
+        if earlier is not None:
+            return {"output": earlier, "cached": True}
+        output = await self.made()
+        # A result in which items failed is not used again: they may well succeed next time.
+        if self.is_whole:
+            await self.off_loop(lambda: self.artifacts.put_cached(key, output, wanted.ttl))
+        return {"output": output}
+
+    async def key(self) -> str:
+        if not self.stage.pure:
+            raise Invalid(
+                "the pipeline wants its results cached, and it is not said to be pure: write "
+                "@stage(pure=True) if equal input gives equal output, or take `cache` from the "
+                "pipeline"
+            )
+        revision = self.stage.revision
+        if callable(revision):
+            find = revision
+            given = await self.off_loop(lambda: self.artifacts.resolve(self.task.parameters or {}))
+            revision = await self.off_loop(lambda: find(given))
+        if revision is not None and not isinstance(revision, str):
+            raise Invalid(f"its `revision` should give a text, and gave {convert.shown(revision)}")
+        return await self.off_loop(
+            lambda: cache.key(self.stage, self.task, revision, self.artifacts)
+        )
+
+    async def made(self) -> dict[str, Any]:
         self.parameters = await self.off_loop(lambda: self.artifacts.resolve(self.task.parameters))
+        self.scope = await self.off_loop(lambda: self.artifacts.resolve(self.task.scope))
         if "value" in self.task.input:
-            return {"output": {"value": await self.value(self.task.input["value"])}}
+            return {"value": await self.value(self.task.input["value"])}
         part = await self.off_loop(self.read_part)
         if self.stage.items:
             outcomes = await self.items(part.items)
         else:
             outcomes = await self.mapped(part.items)
         result = self.collect(part, outcomes)
+        self.is_whole = len(result.failed) == len(part.failed)
         artifact = await self.off_loop(lambda: self.artifacts.put_part(result))
         output: dict[str, Any] = {
             "digest": artifact.digest,
@@ -118,7 +162,7 @@ class _Performance:
         if result.failed:
             first = result.failed[0]
             output["first_error"] = f"{first.id}: {first.error}"
-        return {"output": {"part": output}}
+        return {"part": output}
 
     async def value(self, value: Any) -> Any:
         """A call of the function on one value, or of an `items=True` function on a list or the one
@@ -141,7 +185,7 @@ class _Performance:
 
     async def items_of_list(self, value: Any) -> Any:
         """Without a fan-out there is nowhere to keep an item's failure, so it is the task's."""
-        members = value.values() if isinstance(value, Collection) else value
+        members = await self.off_loop(value.values) if isinstance(value, Collection) else value
         whole = is_list(members)
         items = [Item(str(i), one) for i, one in enumerate(members if whole else [members])]
         results: list[Any] = []
@@ -160,7 +204,8 @@ class _Performance:
         groups: dict[bytes, tuple[Any, list[int]]] = {}
         for place, item in enumerate(items):
             try:
-                given = self.parameters_of(self.artifacts.resolve(item.value))
+                value = await self.off_loop(partial(self.artifacts.resolve, item.value))
+                given = self.parameters_of(value)
                 groups.setdefault(encode(given), (given, []))[1].append(place)
             except Invalid as error:
                 outcomes[place] = error
@@ -176,12 +221,12 @@ class _Performance:
         outcomes: list[list[Item] | Exception] = [[] for _ in items]
         wanted: list[Any] = []
         places: list[int] = []
-        for place, item in enumerate(items):
-            try:
-                wanted.append(self.convert_item(item))
+        for place, value in enumerate(await self.off_loop(lambda: self.convert_items(items))):
+            if isinstance(value, Invalid):
+                outcomes[place] = value
+            else:
+                wanted.append(value)
                 places.append(place)
-            except Invalid as error:
-                outcomes[place] = error
         if not places:
             return outcomes
         results: object = await self.attempts(self.stage.bind(wanted, arguments), self.stage.retry)
@@ -198,13 +243,20 @@ class _Performance:
 
     def parameters_of(self, value: Any) -> Any:
         """`with`, for the item that has this value."""
-        return templates.evaluate(self.parameters, {**self.task.scope, "item": value})
+        return templates.evaluate(self.parameters, {**self.scope, "item": value})
 
-    def convert_item(self, item: Item) -> Any:
+    def convert_items(self, items: list[Item]) -> list[Any]:
+        """What an `items=True` function wants to see of each, or why that cannot be."""
         wanted = self.stage.item_type
-        if wanted is Item:
-            return item
-        return convert.from_json(self.artifacts.resolve(item.value), wanted, f"item {item.id}")
+
+        def convert_one(item: Item) -> Any:
+            try:
+                value = self.artifacts.resolve(item.value)
+                return convert.from_json(value, wanted, f"item {item.id}")
+            except Invalid as error:
+                return error
+
+        return items if wanted is Item else [convert_one(item) for item in items]
 
     async def mapped(self, items: list[Item]) -> list[list[Item] | Exception]:
         """Outcomes of a function that is called for each item."""
@@ -215,7 +267,7 @@ class _Performance:
         async def one(item: Item) -> list[Item] | Exception:
             async with room:
                 try:
-                    value = self.artifacts.resolve(item.value)
+                    value = await self.off_loop(lambda: self.artifacts.resolve(item.value))
                     given = arguments
                     if given is None:
                         given = self.stage.parameters(self.parameters_of(value))
@@ -226,7 +278,14 @@ class _Performance:
                 except Exception as error:
                     return error
 
-        outcomes = await asyncio.gather(*(one(item) for item in items))
+        under_way = [asyncio.ensure_future(one(item)) for item in items]
+        try:
+            outcomes = await asyncio.gather(*under_way)
+        except BaseException:
+            # The task will run again: nothing of it may go on.
+            for each in under_way:
+                each.cancel()
+            raise
         passing = [e for e in outcomes if isinstance(e, (Retryable, RateLimited))]
         if passing and len(passing) == len(outcomes):
             # Not one could be processed at this moment: a matter of the whole task.
@@ -263,7 +322,21 @@ class _Performance:
                 result.failed.append(FailedItem(item.id, self.task.stage, text, item.source))
             else:
                 result.items.extend(made)
+        self.log_unexpected([one for one in outcomes if isinstance(one, Exception)])
         return result
+
+    def log_unexpected(self, failures: list[Exception]) -> None:
+        """The part has only what a failure says; where it happened is for whoever wrote the
+        function. Once for a chunk, whose items mostly fail alike."""
+        unexpected = [one for one in failures if not isinstance(one, StageError)]
+        if unexpected:
+            logger.warning(
+                "stage %s: %d of a chunk's items failed in the function, the first so (run %s)",
+                self.task.stage,
+                len(unexpected),
+                self.task.run_id,
+                exc_info=within_function(unexpected[0]),
+            )
 
     async def attempts(self, call: Callable[[], Any], retry: Retry) -> Any:
         """Calls the function, as often as `retry` allows."""
@@ -314,36 +387,7 @@ class _Performance:
     def read_part(self) -> Part:
         if "part" in self.task.input:
             return self.artifacts.part(str(self.task.input["part"]))
-        chunk = self.task.input["chunk"]
-        try:
-            collection = CollectionRef.from_json(chunk["collection"])
-            index, size = int(chunk["index"]), int(chunk["size"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise Invalid(f"the task's chunk is not one: {error!r}") from None
-        return read_chunk(self.artifacts, collection, index, size)
-
-
-def read_chunk(artifacts: Artifacts, collection: CollectionRef, index: int, size: int) -> Part:
-    """A part of the collection when `size` is 0, otherwise `size` of its items, counted over all
-    parts. What failed before in a part goes with the chunk in which the part begins."""
-    parts = artifacts.manifest(collection.manifest)
-    if size == 0:
-        if index >= len(parts):
-            raise Invalid(f"the collection has {len(parts)} parts, and chunk {index} is asked for")
-        return artifacts.part(parts[index][0])
-    first, last = index * size, (index + 1) * size
-    final = max(collection.count - 1, 0) // size
-    chunk, position = Part(), 0
-    for digest, count in parts:
-        begin, position = position, position + count
-        begins_here = min(begin // size, final) == index
-        if not begins_here and not (begin < last and position > first):
-            continue
-        part = artifacts.part(digest)
-        chunk.items.extend(part.items[max(first - begin, 0) : max(last - begin, 0)])
-        if begins_here:
-            chunk.failed.extend(part.failed)
-    return chunk
+        return Chunk.from_json(self.task.input["chunk"]).read(self.artifacts)
 
 
 def _numbered(item: Item, values: list[Any]) -> list[Item]:

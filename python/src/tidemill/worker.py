@@ -35,6 +35,8 @@ class Options:
     queue: str = DEFAULT_QUEUE
     """The resource class that pipelines name: `resource: python`."""
     artifacts: Path | str = field(default_factory=lambda: default_artifacts())
+    """The artifact store, the same that the engine's other workers use: a folder or
+    `s3://bucket/prefix`."""
     slots: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Tasks at a time."""
     grace: timedelta = timedelta(seconds=10)
@@ -61,6 +63,8 @@ class Worker:
         options = options or Options()
         self.stages = unique(stages)
         artifacts = Artifacts.open(options.artifacts)
+        self.artifacts: str = artifacts.place
+        """The artifact store: its folder or URL."""
         parallel = max(one.concurrency for one in self.stages)
         self._threads = ThreadPoolExecutor(options.slots * parallel, thread_name_prefix="stage")
         self._worker = EngineWorker(

@@ -12,6 +12,7 @@ from temporalio.api.operatorservice.v1 import (
     ListSearchAttributesRequest,
     RemoveSearchAttributesRequest,
 )
+from temporalio.api.workflowservice import v1 as api
 from temporalio.client import Client
 
 from commands import upsert
@@ -20,6 +21,7 @@ from histories import attributes_of
 from raw import Run, Wire
 from server import SEARCH_ATTRIBUTES
 from values import payload, read
+from waiting import eventually
 
 VALUES: dict[str, Any] = {
     "WireBool": True,
@@ -65,6 +67,10 @@ BAD: dict[str, dict[str, Any]] = {
     "int as text": {"WireInt": "no number"},
     "bool as int": {"WireBool": 3},
     "datetime": {"WireDatetime": "yesterday"},
+    "date": {"WireDatetime": "2026-01-02"},
+    "list as text": {"WireKeywordList": "one"},
+    "text as list": {"WireKeyword": ["one", "two"]},
+    "list of numbers": {"WireKeywordList": [1, 2]},
     "system": {"WorkflowId": "mine"},
     "too large": {"WireKeyword": "x" * 3000},
 }
@@ -85,6 +91,26 @@ async def test_bad_upsert_fails_the_workflow_task(wire: Wire, what: str) -> None
     failed = attributes_of(await run.history(), "WorkflowTaskFailed")
     assert failed.cause == WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_BAD_SEARCH_ATTRIBUTES
     await run.terminate()
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+async def test_times_that_stand_for_never_and_ever(wire: Wire, time: str) -> None:
+    run = await wire.start(search_attributes=attributes(WireDatetime=time))
+    assert read((await described(run))["WireDatetime"]) == time
+    query = f"WorkflowId = '{run.workflow_id}' AND WireDatetime IS NOT NULL"
+    request = api.CountWorkflowExecutionsRequest(namespace=wire.namespace, query=query)
+    await eventually(
+        lambda: wire.service.count_workflow_executions(request), lambda counted: counted.count == 1
+    )
+    await run.terminate()
+
+
+@pytest.mark.parametrize("encoding", [b"json/protobuf", None])
+async def test_other_encodings_are_refused(wire: Wire, encoding: bytes | None) -> None:
+    metadata = {} if encoding is None else {"encoding": encoding}
+    value = Payload(metadata=metadata, data=b'"key"')
+    with refused(INVALID):
+        await wire.start(search_attributes=SearchAttributes(indexed_fields={"WireKeyword": value}))
 
 
 async def test_registered_attributes_are_listed(client: Client) -> None:

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use tidemill_pipeline::check::{Checked, Loader, Source, check_all};
 use tidemill_pipeline::plan::Plan;
+use tidemill_pipeline::stage::{Catalog, StageType};
 use tidemill_pipeline::{graph, schema};
 use tidemill_stages::catalog;
 
@@ -52,7 +53,36 @@ pub(super) fn load(file: &Path) -> Result<Checked, Failure> {
     let text = std::fs::read_to_string(file)
         .map_err(|error| Failure::general(format!("cannot read {}: {error}", file.display())))?;
     let name = file.display().to_string();
-    Ok(check_all(&text, &name, &catalog(), &Beside))
+    Ok(check_all(&text, &name, &stage_types(file)?, &Beside))
+}
+
+/// The stage types that a pipeline may use: those that come with Tidemill, and those that workers of
+/// one's own serve, which `stages.json` beside the pipeline lists.
+fn stage_types(file: &Path) -> Result<Catalog, Failure> {
+    let mut all = catalog();
+    let path = file.with_file_name("stages.json");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(all),
+        Err(error) => {
+            let path = path.display();
+            return Err(Failure::general(format!("cannot read {path}: {error}")));
+        }
+    };
+    let wrong = |why: String| {
+        Failure::Invalid(format!(
+            "{}: {why}; it lists stage types as a worker's `describe` prints them",
+            path.display()
+        ))
+    };
+    let own: Vec<StageType> =
+        serde_json::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    for stage in own {
+        if let Some(known) = all.insert(stage.name.clone(), stage) {
+            return Err(wrong(format!("there is a {} already", known.name)));
+        }
+    }
+    Ok(all)
 }
 
 /// The plan of a file; what is wrong with it is told, warnings too.
@@ -114,7 +144,9 @@ pub(crate) fn draw(arguments: Graph) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The JSON Schema of pipeline files, for editors.
-pub(crate) fn print_schema() {
-    output::line(format_args!("{:#}", schema::schema(&catalog())));
+/// The JSON Schema of pipeline files, for editors; with the stage types of the folder's `stages.json`.
+pub(crate) fn print_schema() -> Result<(), Failure> {
+    let types = stage_types(Path::new("pipeline.yaml"))?;
+    output::line(format_args!("{:#}", schema::schema(&types)));
+    Ok(())
 }

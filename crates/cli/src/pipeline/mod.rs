@@ -4,6 +4,7 @@
 mod answer;
 pub(crate) mod check;
 mod follow;
+pub(crate) mod gc;
 mod history;
 mod logs;
 pub(crate) mod new;
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     Retry(retry::Arguments),
     /// Search a vector index.
     Search(search::Arguments),
+    /// Remove artifacts that no run needs any more.
+    Gc(gc::Arguments),
 }
 
 /// The engine that a command talks to.
@@ -100,6 +103,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
             Command::Cancel(arguments) => answer::cancel(arguments).await,
             Command::Retry(arguments) => retry::run(arguments).await,
             Command::Search(arguments) => search::run(arguments).await,
+            Command::Gc(arguments) => gc::run(arguments).await,
         }
     })
 }

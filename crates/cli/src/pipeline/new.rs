@@ -78,8 +78,8 @@ pub(crate) fn run(arguments: New) -> Result<(), Failure> {
         output::line(path.display());
     }
     output::line(format_args!(
-        "\nNext, in {}: tidemill up, and there in another terminal: tidemill run pipeline.yaml",
-        folder.display()
+        "\nNext: {} says how to run it.",
+        folder.join("README.md").display()
     ));
     Ok(())
 }

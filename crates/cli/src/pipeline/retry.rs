@@ -46,6 +46,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
         .await?;
     if let Some(file) = &arguments.with {
         input.plan = check::plan(file)?;
+        // What it has got since then has its defaults.
+        input.inputs = super::run::complete(&input.plan, &input.inputs)?;
     }
     let again = Again::choose(
         &input.plan,
@@ -57,7 +59,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let options = StartOptions {
         id: arguments.id.clone(),
         keep: again.keep,
+        kept_fan_outs: again.kept_fan_outs,
         failed_items: again.failed_items,
+        earlier: Some(arguments.run.clone()),
     };
     let run = pipelines.start(input.plan, input.inputs, options).await?;
     follow::started(target, &pipelines, &run, arguments.detach).await
@@ -67,6 +71,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
 #[derive(Debug, Default, PartialEq)]
 struct Again {
     keep: BTreeMap<String, Value>,
+    kept_fan_outs: BTreeMap<String, FanOutResult>,
     failed_items: BTreeMap<String, FanOutResult>,
 }
 
@@ -107,6 +112,9 @@ impl Again {
             } else if !runs.contains(node.id.as_str()) {
                 let output = earlier.map_or(Value::Null, |node| node.output.clone());
                 again.keep.insert(node.id.clone(), output);
+                if let Some(result) = earlier.and_then(|node| node.fan_out.clone()) {
+                    again.kept_fan_outs.insert(node.id.clone(), result);
+                }
             }
         }
         if runs.is_empty() {
@@ -192,5 +200,8 @@ mod tests {
         let again = Again::choose(&plan(), &state, None, true).unwrap();
         assert_eq!(kept(&again), ["a", "d"]);
         assert_eq!(again.failed_items["b"], result);
+        // What failed is known after a retry of something else, too.
+        let again = Again::choose(&plan(), &state, Some("c"), false).unwrap();
+        assert_eq!(again.kept_fan_outs["b"], result);
     }
 }

@@ -65,7 +65,15 @@ fn read_inputs(plan: &Plan, arguments: &Arguments) -> Result<BTreeMap<String, Va
         };
         given.insert(name.to_owned(), value(plan, name, text));
     }
-    inputs::complete(plan, &given).map_err(|refusals| {
+    complete(plan, &given)
+}
+
+/// Inputs with defaults, if the plan takes them.
+pub(super) fn complete(
+    plan: &Plan,
+    given: &BTreeMap<String, Value>,
+) -> Result<BTreeMap<String, Value>, Failure> {
+    inputs::complete(plan, given).map_err(|refusals| {
         let lines: Vec<String> = refusals
             .iter()
             .map(|refusal| format!("  {refusal}"))

@@ -1,6 +1,7 @@
 //! Looking at runs.
 
 use serde_json::json;
+use tidemill_pipeline::run::{RunState, Status};
 use tidemill_runtime::client::{Listed, RunStatus};
 
 use super::view::{View, span};
@@ -88,10 +89,30 @@ pub(super) async fn show(arguments: Show) -> Result<(), Failure> {
         return Ok(());
     }
     output::line(format_args!(
-        "run       {}\npipeline  {}\nplan      {}\n",
+        "run       {}\npipeline  {}\nplan      {}",
         arguments.run, state.pipeline, state.plan
     ));
-    for line in View::default().lines(&arguments.run, &state, now_ms()) {
+    let lineage = [("called by", &state.parent), ("retry of ", &state.earlier)];
+    for (what, run) in lineage {
+        if let Some(run) = run {
+            output::line(format_args!("{what} {run}"));
+        }
+    }
+    output::line("");
+    show_nodes(&arguments.run, &state);
+    // Pipelines that it calls, as long as they go on: perhaps one of them asks something.
+    let mut called: Vec<String> = running_calls(&state).collect();
+    while let Some(run) = called.pop() {
+        let state = pipelines.state(&run).await?;
+        output::line(format_args!("\n{run}"));
+        show_nodes(&run, &state);
+        called.extend(running_calls(&state));
+    }
+    Ok(())
+}
+
+fn show_nodes(run: &str, state: &RunState) {
+    for line in View::default().lines(run, state, now_ms()) {
         output::line(line);
     }
     for node in &state.nodes {
@@ -99,5 +120,9 @@ pub(super) async fn show(arguments: Show) -> Result<(), Failure> {
             output::line(format_args!("\n{}: {error}", node.id));
         }
     }
-    Ok(())
+}
+
+fn running_calls(state: &RunState) -> impl Iterator<Item = String> {
+    let running = state.nodes.iter().filter(|n| n.status == Status::Running);
+    running.filter_map(|node| node.child.clone())
 }

@@ -94,6 +94,9 @@ fn what(node: &NodeState, run: &str) -> String {
         Status::Canceled => parts.push("cancelled".to_owned()),
         _ => {}
     }
+    if let (Status::Running | Status::Failed, Some(child)) = (node.status, &node.child) {
+        parts.push(format!("look there: tidemill show {child}"));
+    }
     parts.extend(node.message.clone());
     parts.extend(node.error.clone());
     if node.status == Status::Done {
@@ -108,6 +111,11 @@ fn summary(output: &Value) -> Option<String> {
         output.get("count").and_then(Value::as_u64),
         output.get("item").and_then(Value::as_str),
     ) {
+        // Types that say nothing about what it is.
+        let item = match item {
+            "object" | "any" => "item",
+            item => item,
+        };
         let plural = if count == 1 { "" } else { "s" };
         return Some(format!("{} {item}{plural}", thousands(count)));
     }

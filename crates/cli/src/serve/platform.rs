@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tidemill_worker::{Config, Offer, Registry};
+use tidemill_worker::{ACCELERATOR, CPU, Config, Memory, Offer, Registry, cpu_slots};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::run::{Stop, cut_short};
 use crate::exit::Failure;
-use crate::span;
+use crate::{size, span};
 
 #[derive(clap::Args)]
 pub(super) struct Settings {
@@ -25,16 +25,50 @@ pub(super) struct Settings {
     /// need the same [default: `artifacts` in the data folder]
     #[arg(long, value_name = "URL", env = "TIDEMILL_ARTIFACTS")]
     artifacts: Option<String>,
-    /// A resource class to serve and its slots, such as cpu=4; repeat for more [default: cpu with
-    /// a slot for each core, and accelerator=1]
+    /// A resource class to serve and its slots, such as cpu=4; repeat for more. Without SLOTS, cpu
+    /// has one for each core, as far as --memory allows, and others have one [default: cpu,
+    /// accelerator]
     #[arg(long, value_name = "CLASS[=SLOTS]", value_parser = offer)]
-    offer: Vec<Offer>,
+    offer: Vec<(String, Option<usize>)>,
+    /// Memory that tasks of cpu may use together, such as 16GiB: with --memory-per-task it bounds
+    /// the slots of cpu [default: cores alone do]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    memory: Option<u64>,
+    /// Memory that a task of cpu is expected to use at most.
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = size::parse)]
+    memory_per_task: u64,
     /// How long running tasks may go on after the signal to stop.
     #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = span::parse)]
     grace: Duration,
 }
 
 impl Settings {
+    fn offers(&self) -> Vec<Offer> {
+        let memory = self.memory.map(|budget| Memory {
+            budget,
+            per_task: self.memory_per_task,
+        });
+        let slots = |class: &str| if class == CPU { cpu_slots(memory) } else { 1 };
+        if self.offer.is_empty() {
+            return [CPU, ACCELERATOR]
+                .map(|class| Offer::new(class, slots(class)))
+                .into();
+        }
+        let offers = self.offer.iter();
+        let offer = |(class, given): &(String, Option<usize>)| {
+            Offer::new(class, given.unwrap_or_else(|| slots(class)))
+        };
+        offers.map(offer).collect()
+    }
+
+    /// The artifact store that nobody uses but the workers of this data folder.
+    pub(super) fn own_store(&self) -> Option<String> {
+        match self.artifacts {
+            Some(_) => None,
+            None => Some(self.data.join("artifacts").display().to_string()),
+        }
+    }
+
     /// Makes the data folder if it is missing.
     pub(super) fn make_folder(&self) -> Result<(), Failure> {
         std::fs::create_dir_all(&self.data).map_err(|error| {
@@ -46,11 +80,18 @@ impl Settings {
     }
 }
 
-fn offer(text: &str) -> Result<Offer, String> {
-    let (class, slots) = text.split_once('=').unwrap_or((text, "1"));
-    match slots.parse() {
-        Ok(slots) if slots > 0 && !class.is_empty() => Ok(Offer::new(class, slots)),
-        _ => Err("write CLASS=SLOTS, such as cpu=4, with at least one slot".to_owned()),
+fn offer(text: &str) -> Result<(String, Option<usize>), String> {
+    let wrong = || "write CLASS=SLOTS, such as cpu=4, with at least one slot".to_owned();
+    let (class, slots) = match text.split_once('=') {
+        None => (text, None),
+        Some((class, slots)) => {
+            let slots = slots.parse().ok().filter(|slots| *slots > 0);
+            (class, Some(slots.ok_or_else(wrong)?))
+        }
+    };
+    match class {
+        "" => Err(wrong()),
+        class => Ok((class.to_owned(), slots)),
     }
 }
 
@@ -78,9 +119,7 @@ impl Platform {
         let mut config = Config::new(engine, &settings.data);
         config.namespace = namespace.to_owned();
         config.grace = settings.grace;
-        if !settings.offer.is_empty() {
-            config.offers = settings.offer;
-        }
+        config.offers = settings.offers();
         if let Some(artifacts) = settings.artifacts {
             config.artifacts = artifacts;
         }

@@ -9,6 +9,7 @@ use super::listen::Listen;
 use super::platform::{Platform, Settings};
 use super::run::{Data, Engine, Setup, Stop};
 use crate::exit::Failure;
+use crate::pipeline::gc;
 use crate::{logging, output, span};
 
 #[derive(clap::Args)]
@@ -90,6 +91,13 @@ pub(crate) fn up(arguments: Up) -> Result<(), Failure> {
         let data = data.display().to_string();
         let engine = Engine::start(setup).await?;
         let address = engine.address.to_string();
+        if let Some(store) = arguments.platform.own_store() {
+            let engine = tidemill_runtime::worker::Engine {
+                address: address.clone(),
+                namespace: DEFAULT.to_owned(),
+            };
+            tokio::spawn(gc::every_hour(engine, store));
+        }
         let platform = Platform::start(arguments.platform, &address, DEFAULT, true);
         output::line(format_args!(
             "Tidemill {} is up.\n  engine  {address}\n  data    {data}\nRun a pipeline from \

@@ -28,8 +28,13 @@ pub(super) struct Folder {
 
 struct Disk {
     root: PathBuf,
-    /// Tells this process's temporary files apart.
-    next_temporary: AtomicU64,
+}
+
+/// A name that no other temporary file has, of this process or of another: a store may be open twice.
+fn temporary_name() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{}-{number}", std::process::id())
 }
 
 impl Folder {
@@ -50,12 +55,8 @@ impl Folder {
             Err(e) if e.kind() == ErrorKind::NotFound => create(&root)?,
             Err(e) => return Err(Error::io("read", &format, &e)),
         }
-        let disk = Disk {
-            root,
-            next_temporary: AtomicU64::new(0),
-        };
         Ok(Self {
-            disk: Arc::new(disk),
+            disk: Arc::new(Disk { root }),
         })
     }
 
@@ -91,7 +92,7 @@ fn create(root: &Path) -> Result<(), Error> {
         make_folder(&root.join(folder)).map_err(io)?;
     }
     // The format comes last: a store that has it is complete.
-    let temporary = root.join(format!("{FORMAT_FILE}.{}", std::process::id()));
+    let temporary = root.join(format!("{FORMAT_FILE}.{}", temporary_name()));
     write_flushed(&temporary, FORMAT.as_bytes()).map_err(io)?;
     fs::rename(&temporary, root.join(FORMAT_FILE)).map_err(io)?;
     flush_folder(root).map_err(io)?;
@@ -147,10 +148,7 @@ impl Disk {
 
     fn write(&self, path: &str, bytes: &[u8], durable: bool) -> Result<(), Error> {
         let at = self.path(path);
-        let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
-        let temporary = self
-            .root
-            .join(format!("tmp/{}-{number}", std::process::id()));
+        let temporary = self.root.join("tmp").join(temporary_name());
         let written = self.write_by(&temporary, &at, bytes, durable);
         if written.is_err() {
             // As good as it gets; `tidy` takes what stays.

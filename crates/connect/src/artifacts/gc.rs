@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::blobs;
 use super::cache::{self, now_ms};
-use super::{Artifacts, Error, decode_name, is_hex, object_path};
+use super::{Artifacts, Error, decode_name, encode_name, is_hex, object_path};
 
 /// The name of a mark that says: whatever that run needs.
 pub(super) const RUN_MARK: &str = "run=";
@@ -36,12 +36,28 @@ struct Marks {
     names: Vec<String>,
 }
 
+/// A run and those that called it: the run of a called pipeline has the id of its caller, a `/` and
+/// the name of the stage that calls.
+fn with_callers(run: &str) -> impl Iterator<Item = &str> {
+    let callers = run.match_indices('/').map(|(at, _)| &run[..at]);
+    callers.filter(|caller| !caller.is_empty()).chain([run])
+}
+
 impl Artifacts {
+    /// The runs that have marks here.
+    pub async fn runs(&self) -> Result<Vec<String>, Error> {
+        let folders = self.inner.blobs.folders("refs").await?;
+        Ok(folders
+            .iter()
+            .filter_map(|name| decode_name(name))
+            .collect())
+    }
+
     /// Removes the marks of runs that are gone, expired results, and objects that no run and no
     /// result needs. Whatever is younger than `grace` stays, so a run that has begun meanwhile loses
     /// nothing; in an object store the grace must be well over an hour. `live_runs` says whether a
-    /// run is still there, retention included. With `dry_run` everything is counted and nothing
-    /// removed.
+    /// run is still there, retention included; the runs that it called stay with it. With `dry_run`
+    /// everything is counted and nothing removed.
     pub async fn gc(
         &self,
         live_runs: impl Fn(&str) -> bool + Send,
@@ -63,7 +79,7 @@ impl Artifacts {
         for folder in blobs.folders("refs").await? {
             let marks = marks(blobs.list(&format!("refs/{folder}")).await?);
             // A folder whose name is not ours is not understood, so it is kept.
-            let live = decode_name(&folder).is_none_or(|run| live_runs(&run));
+            let live = decode_name(&folder).is_none_or(|run| with_callers(&run).any(&live_runs));
             if live || (!marks.names.is_empty() && marks.youngest < grace) {
                 needed.extend(marks.objects);
                 built_on.extend(marks.runs);
@@ -73,9 +89,14 @@ impl Artifacts {
         }
         // Runs that are gone but whose results a later run uses.
         while let Some(run) = built_on.pop() {
-            if let Some(marks) = gone.remove(&run) {
-                needed.extend(marks.objects);
-                built_on.extend(marks.runs);
+            let Some(run) = decode_name(&run) else {
+                continue;
+            };
+            for run in with_callers(&run) {
+                if let Some(marks) = gone.remove(&encode_name(run)?) {
+                    needed.extend(marks.objects);
+                    built_on.extend(marks.runs);
+                }
             }
         }
         let expired = self.expired_entries(&mut needed).await?;

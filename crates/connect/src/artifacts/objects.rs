@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
+use object_store::aws::AmazonS3Builder;
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig};
 
 use super::Error;
 use super::blobs::{Blobs, Entry};
@@ -15,6 +16,10 @@ use super::blobs::{Blobs, Entry};
 /// An object older than this is written again when it is put again, which is the only way to make
 /// it young. Collections keep what is younger than their grace, so the grace must be longer.
 const REFRESH_AFTER: Duration = Duration::from_secs(60 * 60);
+/// How often and how long a request is tried again. The run that waits for the store tries for ever,
+/// and says so: it should hear of it soon.
+const RETRIES: usize = 3;
+const RETRY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Requests under way at a time when many marks are made.
 const CONCURRENCY: usize = 16;
 
@@ -32,14 +37,28 @@ pub(super) fn memory() -> Objects {
     }
 }
 
-/// `rest` is `bucket/prefix`.
-#[cfg(feature = "s3")]
+/// `rest` is `bucket/prefix`; the usual variables say the rest.
 pub(super) fn s3(rest: &str) -> Result<Objects, Error> {
+    let endpoint = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok())
+        .unwrap_or_default();
+    // Whoever writes such an address means it.
+    let plain = endpoint.starts_with("http://");
+    s3_with(AmazonS3Builder::from_env().with_allow_http(plain), rest)
+}
+
+pub(super) fn s3_with(service: AmazonS3Builder, rest: &str) -> Result<Objects, Error> {
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     // The HTTP client wants one for the process; whoever came first may have installed it.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let store = object_store::aws::AmazonS3Builder::from_env()
+    let store = service
         .with_bucket_name(bucket)
+        .with_retry(RetryConfig {
+            max_retries: RETRIES,
+            retry_timeout: RETRY_TIMEOUT,
+            ..Default::default()
+        })
         .build()
         .map_err(|e| Error::Invalid(format!("artifact store s3://{rest}: {e}")))?;
     let prefix = prefix.trim_end_matches('/');
@@ -52,13 +71,6 @@ pub(super) fn s3(rest: &str) -> Result<Objects, Error> {
         },
         name: format!("s3://{rest}"),
     })
-}
-
-#[cfg(not(feature = "s3"))]
-pub(super) fn s3(rest: &str) -> Result<Objects, Error> {
-    Err(Error::Invalid(format!(
-        "artifact store s3://{rest}: this binary was built without S3; build it with the cargo feature `s3`"
-    )))
 }
 
 impl Objects {

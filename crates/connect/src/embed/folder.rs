@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -13,11 +14,78 @@ use super::bert::{Config, Pooling};
 pub(super) const WEIGHTS: &str = "model.safetensors";
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 const CONFIG: &str = "config.json";
+/// May be missing.
 const LENGTHS: &str = "sentence_bert_config.json";
+/// May be missing.
 const POOLING: &str = "1_Pooling/config.json";
 
 /// Tokens at which a text is cut when the folder does not say.
 const DEFAULT_MAX_TOKENS: usize = 256;
+
+/// Sizes and times of the files that have a part in a vector: others mean other files.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Stamp(Vec<Option<(u64, Option<SystemTime>)>>);
+
+impl Stamp {
+    pub(super) fn of(path: &Path) -> Self {
+        let files = [CONFIG, TOKENIZER, WEIGHTS, LENGTHS, POOLING];
+        let stamp = |file: &&str| {
+            let metadata = path.join(file).metadata().ok()?;
+            Some((metadata.len(), metadata.modified().ok()))
+        };
+        Self(files.iter().map(stamp).collect())
+    }
+}
+
+/// The files that have a part in a vector.
+struct Files {
+    config: Vec<u8>,
+    tokenizer: Vec<u8>,
+    weights: Vec<u8>,
+    lengths: Option<Vec<u8>>,
+    pooling: Option<Vec<u8>>,
+    /// `sha256:` over the names and hashes of all of them.
+    revision: String,
+}
+
+impl Files {
+    fn read(path: &Path) -> Result<Self, Error> {
+        let mut revision = Sha256::new();
+        let mut file = |name: &str| -> Result<Vec<u8>, Error> {
+            let bytes = fs::read(path.join(name)).map_err(|error| {
+                Error::misconfigured(format!("{}: {error}", path.join(name).display()))
+            })?;
+            revision.update(name.as_bytes());
+            revision.update([0]);
+            revision.update(Sha256::digest(&bytes));
+            Ok(bytes)
+        };
+        let (config, tokenizer, weights) = (file(CONFIG)?, file(TOKENIZER)?, file(WEIGHTS)?);
+        let mut optional = |name: &str| path.join(name).exists().then(|| file(name)).transpose();
+        let (lengths, pooling) = (optional(LENGTHS)?, optional(POOLING)?);
+        Ok(Self {
+            config,
+            tokenizer,
+            weights,
+            lengths,
+            pooling,
+            revision: format!("sha256:{:x}", revision.finalize()),
+        })
+    }
+}
+
+/// The revision of the model in a folder. Reads the whole folder, and blocks for as long.
+pub(super) fn revision(path: &Path) -> Result<String, Error> {
+    Ok(Files::read(path)?.revision)
+}
+
+/// What a model is called.
+pub(super) fn name(path: &Path) -> String {
+    path.file_name().map_or_else(
+        || path.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
 
 /// What a folder holds, checked, with the weights in memory.
 pub(super) struct Folder {
@@ -26,7 +94,6 @@ pub(super) struct Folder {
     pub(super) max_tokens: usize,
     pub(super) weights: Vec<u8>,
     pub(super) tokenizer: Vec<u8>,
-    /// `sha256:` over the names and hashes of all the files that have a part in a vector.
     pub(super) revision: String,
 }
 
@@ -64,42 +131,30 @@ pub(super) fn find(name: &str, data: &Path) -> Result<PathBuf, Error> {
 impl Folder {
     /// Reads the whole folder. Blocks for as long as that takes.
     pub(super) fn read(path: &Path) -> Result<Self, Error> {
-        let mut revision = Sha256::new();
-        let mut file = |name: &str| -> Result<Vec<u8>, Error> {
-            let bytes = fs::read(path.join(name)).map_err(|error| {
-                Error::misconfigured(format!("{}: {error}", path.join(name).display()))
-            })?;
-            revision.update(name.as_bytes());
-            revision.update([0]);
-            revision.update(Sha256::digest(&bytes));
-            Ok(bytes)
-        };
-        let config: Config = json(path, CONFIG, &file(CONFIG)?)?;
+        let files = Files::read(path)?;
+        let config: Config = json(path, CONFIG, &files.config)?;
         config
             .check()
             .map_err(|reason| refuse(path, CONFIG, reason))?;
-        let tokenizer = file(TOKENIZER)?;
-        let weights = file(WEIGHTS)?;
         let mut max_tokens = DEFAULT_MAX_TOKENS;
-        if path.join(LENGTHS).exists() {
-            let lengths: Lengths = json(path, LENGTHS, &file(LENGTHS)?)?;
+        if let Some(lengths) = &files.lengths {
+            let lengths: Lengths = json(path, LENGTHS, lengths)?;
             max_tokens = lengths.max_seq_length.unwrap_or(max_tokens);
         }
-        let max_tokens = max_tokens.min(config.max_position_embeddings);
         let mut pooling = Pooling::Mean;
-        if path.join(POOLING).exists() {
-            let modes: PoolingModes = json(path, POOLING, &file(POOLING)?)?;
+        if let Some(modes) = &files.pooling {
+            let modes: PoolingModes = json(path, POOLING, modes)?;
             pooling = modes
                 .pooling()
                 .map_err(|reason| refuse(path, POOLING, reason))?;
         }
         Ok(Self {
+            max_tokens: max_tokens.min(config.max_position_embeddings),
             config,
             pooling,
-            max_tokens,
-            weights,
-            tokenizer,
-            revision: format!("sha256:{:x}", revision.finalize()),
+            weights: files.weights,
+            tokenizer: files.tokenizer,
+            revision: files.revision,
         })
     }
 }

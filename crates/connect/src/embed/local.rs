@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use async_trait::async_trait;
 use tokenizers::{Tokenizer, TruncationParams};
 use tokio::sync::OnceCell;
 
 use super::bert::Bert;
-use super::folder::{self, Folder};
-use super::{Call, EMPTY, Embedded, Embedder, Error, ErrorKind};
+use super::folder::{self, Folder, Stamp};
+use super::{Call, EMPTY, Embedded, Embedder, Error, ErrorKind, Identity};
 
 /// Texts computed at once: more win nothing on a CPU and take memory.
 const BATCH: usize = 32;
@@ -38,57 +37,64 @@ struct Computation {
     bert: Bert,
 }
 
-/// A folder in the state in which it was read.
-#[derive(Clone, PartialEq, Eq)]
-struct Stamp {
-    bytes: u64,
-    modified: Option<SystemTime>,
-}
-
 #[derive(Clone)]
 struct Entry {
     stamp: Stamp,
-    cell: Arc<OnceCell<Arc<Local>>>,
+    model: Arc<OnceCell<Arc<Local>>>,
+    /// Known before the model is loaded if someone asked for no more.
+    revision: Arc<OnceCell<String>>,
 }
 
-/// By canonical path. A model stays loaded until the process ends or its file is replaced.
+/// By canonical path. A model stays loaded until the process ends or its files are replaced.
 static LOADED: LazyLock<Mutex<BTreeMap<PathBuf, Entry>>> = LazyLock::new(Mutex::default);
+
+/// Where the model `name` is, and what is known of it.
+fn entry(name: &str, data: &Path) -> Result<(PathBuf, Entry), Error> {
+    let path = folder::find(name, data)?;
+    let path = path.canonicalize().map_err(|error| {
+        Error::misconfigured(format!("model {name:?} in {}: {error}", path.display()))
+    })?;
+    let stamp = Stamp::of(&path);
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let new = || Entry {
+        stamp: stamp.clone(),
+        model: Arc::default(),
+        revision: Arc::default(),
+    };
+    let entry = loaded.entry(path.clone()).or_insert_with(new);
+    if entry.stamp != stamp {
+        *entry = new();
+    }
+    let entry = entry.clone();
+    Ok((path, entry))
+}
 
 /// The model `name`; whoever asks while it is being loaded waits for that one load.
 pub(super) async fn open(name: &str, data: &Path) -> Result<Arc<Local>, Error> {
-    let path = folder::find(name, data)?;
-    let unreadable = |error: std::io::Error| {
-        Error::misconfigured(format!("model {name:?} in {}: {error}", path.display()))
-    };
-    let path = path.canonicalize().map_err(unreadable)?;
-    let weights = path.join(folder::WEIGHTS);
-    let metadata = weights.metadata().map_err(|error| {
-        Error::misconfigured(format!("model {name:?}: {}: {error}", weights.display()))
-    })?;
-    let stamp = Stamp {
-        bytes: metadata.len(),
-        modified: metadata.modified().ok(),
-    };
-    let cell = {
-        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = loaded.entry(path.clone()).or_insert_with(|| Entry {
-            stamp: stamp.clone(),
-            cell: Arc::default(),
-        });
-        if entry.stamp != stamp {
-            *entry = Entry {
-                stamp,
-                cell: Arc::default(),
-            };
+    let (path, entry) = entry(name, data)?;
+    let load = || blocking(move || Local::load(&path));
+    entry.model.get_or_try_init(load).await.cloned()
+}
+
+/// Name and revision of the model `name`, which is not loaded for that.
+pub(super) async fn identify(name: &str, data: &Path) -> Result<Identity, Error> {
+    let (path, entry) = entry(name, data)?;
+    let name = folder::name(&path);
+    let revision = match entry.model.get() {
+        Some(loaded) => loaded.revision.clone(),
+        None => {
+            let read = || blocking(move || folder::revision(&path));
+            entry.revision.get_or_try_init(read).await?.clone()
         }
-        entry.cell.clone()
     };
-    let load = || async {
-        let path = path.clone();
-        let loaded = tokio::task::spawn_blocking(move || Local::load(&path)).await;
-        loaded.map_err(|error| crashed(&error.to_string()))?
-    };
-    cell.get_or_try_init(load).await.cloned()
+    Ok(Identity { name, revision })
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| crashed(&error.to_string()))?
 }
 
 impl Local {
@@ -110,10 +116,7 @@ impl Local {
         tokenizer
             .with_truncation(Some(truncation))
             .map_err(|error| refuse(format!("{}: {error}", folder::TOKENIZER)))?;
-        let name = path.file_name().map_or_else(
-            || path.display().to_string(),
-            |name| name.to_string_lossy().into_owned(),
-        );
+        let name = folder::name(path);
         tracing::info!(
             model = name,
             path = %path.display(),
@@ -154,8 +157,7 @@ impl Embedder for Local {
         call.cancelled = call.cancelled.child_token();
         // When this future is dropped, the thread stops at its next batch.
         let _stop = call.cancelled.clone().drop_guard();
-        let computed = tokio::task::spawn_blocking(move || model.embed(&texts, &call)).await;
-        computed.map_err(|error| crashed(&error.to_string()))?
+        blocking(move || model.embed(&texts, &call)).await
     }
 }
 

@@ -80,6 +80,29 @@ pub async fn open(spec: &Spec, data: &Path) -> Result<Arc<dyn Embedder>, Error> 
     }
 }
 
+/// What tells the vectors of one model from those of another: [`Embedder::name`] and
+/// [`Embedder::revision`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub name: String,
+    pub revision: String,
+}
+
+/// What the model that `spec` names is, without loading it.
+pub async fn identify(spec: &Spec, data: &Path) -> Result<Identity, Error> {
+    let of = |embedder: &dyn Embedder| Identity {
+        name: embedder.name().to_owned(),
+        revision: embedder.revision().to_owned(),
+    };
+    match spec {
+        Spec::OpenAi(model) => Ok(of(&Remote::new(model)?)),
+        Spec::Name(name) => match Fake::named(name)? {
+            Some(fake) => Ok(of(&fake)),
+            None => local::identify(name, data).await,
+        },
+    }
+}
+
 /// Embeds one text, such as a query.
 pub async fn embed_one(embedder: &dyn Embedder, text: &str) -> Result<Vec<f32>, Error> {
     let mut results = embedder

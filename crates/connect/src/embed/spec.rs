@@ -32,6 +32,24 @@ pub struct OpenAiModel {
     pub dimensions: Option<usize>,
 }
 
+impl Spec {
+    /// As it may be kept where others read it: an address without the credentials that someone may
+    /// have put into it. The key itself is never in a spec.
+    pub fn without_credentials(&self) -> Self {
+        let mut spec = self.clone();
+        if let Spec::OpenAi(model) = &mut spec
+            && let Ok(mut url) = reqwest::Url::parse(&model.url)
+            && (!url.username().is_empty() || url.password().is_some())
+        {
+            // Fails for addresses without a host, which hold no credentials.
+            let _ = url.set_password(None);
+            let _ = url.set_username("");
+            model.url = url.into();
+        }
+        spec
+    }
+}
+
 // By hand: an untagged enum would say "did not match any variant" where a field is misspelt.
 impl<'de> Deserialize<'de> for Spec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -19,6 +19,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::embed::Spec;
 pub use filter::Filter;
 
 /// Why an index could not do what it was asked.
@@ -47,6 +48,28 @@ pub struct Model {
     pub model: String,
     pub revision: String,
     pub dimension: usize,
+    /// How to open the model again, for queries, where its name does not say that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedder: Option<Spec>,
+}
+
+impl Model {
+    /// Whether vectors of both can lie in one index. The same model may be reached in several ways.
+    pub fn goes_with(&self, other: &Model) -> bool {
+        (&self.model, &self.revision, self.dimension)
+            == (&other.model, &other.revision, other.dimension)
+    }
+
+    /// What opens it.
+    pub fn spec(&self) -> Spec {
+        let named = || Spec::Name(self.model.clone());
+        self.embedder.clone().unwrap_or_else(named)
+    }
+
+    /// Whether this way to open it should be kept in place of the one that is.
+    fn supersedes(&self, there: &Model) -> bool {
+        self.embedder.is_some() && self.embedder != there.embedder
+    }
 }
 
 impl std::fmt::Display for Model {
@@ -55,6 +78,7 @@ impl std::fmt::Display for Model {
             model,
             revision,
             dimension,
+            embedder: _,
         } = self;
         write!(
             f,
@@ -199,6 +223,9 @@ pub trait VectorStore: Send + Sync {
         k: usize,
         filter: &Filter,
     ) -> Result<Vec<Match>, Error>;
+
+    /// What made the vectors; `None` as long as nothing was written.
+    async fn model(&self) -> Result<Option<Model>, Error>;
 
     async fn info(&self) -> Result<Info, Error>;
 }

@@ -2,12 +2,14 @@
 //! `<table>_documents` the documents, `<table>_model` what made the vectors.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::sync::Mutex;
+use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, NoTls, Transaction};
@@ -16,6 +18,10 @@ use super::filter::Test;
 use super::{DocumentChunks, Error, Filter, Info, Match, Model, Upserted, VectorStore};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections to one server that wait for their next use: making one takes longer than most uses.
+const IDLE_MAX: usize = 8;
+/// Servers whose connections are kept.
+const SERVERS_MAX: usize = 8;
 
 /// `{url, table, password_env}`.
 #[derive(Debug, Deserialize)]
@@ -32,8 +38,74 @@ pub(super) struct Pgvector {
     config: Config,
     table: String,
     name: String,
-    /// Connected when first used, and again when the connection has ended.
-    client: Mutex<Option<Client>>,
+    idle: Idle,
+}
+
+/// Connections that nobody uses at the moment.
+type Idle = Arc<Mutex<Vec<Client>>>;
+
+/// By server and user, those used last first.
+static IDLE: Mutex<Vec<(Config, Idle)>> = Mutex::new(Vec::new());
+
+/// Where connections are driven: they outlive the threads of the tasks that use them, and no task that
+/// computes keeps them from their work.
+fn runtime() -> std::io::Result<&'static Runtime> {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    if let Some(runtime) = RUNTIME.get() {
+        return Ok(runtime);
+    }
+    let new = Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("postgres")
+        .enable_all()
+        .build()?;
+    match RUNTIME.set(new) {
+        Ok(()) => {}
+        // Another thread was faster.
+        Err(unused) => unused.shutdown_background(),
+    }
+    Ok(RUNTIME.get().expect("it was set"))
+}
+
+fn idle(config: &Config) -> Idle {
+    let mut all = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = match all.iter().position(|(known, _)| known == config) {
+        Some(at) => all.remove(at),
+        None => (config.clone(), Idle::default()),
+    };
+    let idle = known.1.clone();
+    all.insert(0, known);
+    all.truncate(SERVERS_MAX);
+    idle
+}
+
+/// A connection in use. What it has not committed is rolled back when it is given back.
+struct Lent {
+    client: Option<Client>,
+    idle: Idle,
+}
+
+impl Deref for Lent {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        self.client.as_ref().expect("lent until it is dropped")
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut Client {
+        self.client.as_mut().expect("lent until it is dropped")
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let client = self.client.take();
+        idle.extend(client.filter(|client| !client.is_closed()));
+        idle.truncate(IDLE_MAX);
+    }
 }
 
 impl Pgvector {
@@ -67,10 +139,10 @@ impl Pgvector {
                 tokio_postgres::config::Host::Unix(path) => format!(" at {}", path.display()),
             });
         Ok(Self {
+            idle: idle(&config),
             config,
             name: format!("{table}{host}"),
             table,
-            client: Mutex::new(None),
         })
     }
 
@@ -98,27 +170,45 @@ impl Pgvector {
                 self.name
             ));
         }
+        self.unavailable(cause)
+    }
+
+    fn unavailable(&self, cause: impl ToString) -> Error {
         Error::Unavailable {
             index: self.name.clone(),
-            cause,
+            cause: cause.to_string(),
         }
     }
 
-    /// A connection, for one operation at a time.
-    async fn connected(&self) -> Result<tokio::sync::MutexGuard<'_, Option<Client>>, Error> {
-        let mut client = self.client.lock().await;
-        if client.as_ref().is_none_or(Client::is_closed) {
-            let connected = self.config.connect(NoTls).await;
-            let (new, connection) = connected.map_err(|e| self.failed(e))?;
-            let name = self.name.clone();
-            tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::warn!(index = name, %error, "the connection to PostgreSQL ended");
-                }
-            });
-            *client = Some(new);
-        }
-        Ok(client)
+    async fn connected(&self) -> Result<Lent, Error> {
+        let known = {
+            let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.retain(|client| !client.is_closed());
+            idle.pop()
+        };
+        let client = match known {
+            Some(client) => client,
+            None => {
+                let (config, name) = (self.config.clone(), self.name.clone());
+                let connect = runtime()
+                    .map_err(|e| self.unavailable(e))?
+                    .spawn(async move {
+                        let (client, connection) = config.connect(NoTls).await?;
+                        tokio::spawn(async move {
+                            if let Err(error) = connection.await {
+                                tracing::warn!(index = name, %error, "the connection to PostgreSQL ended");
+                            }
+                        });
+                        Ok(client)
+                    });
+                let connected = connect.await.map_err(|e| self.unavailable(e))?;
+                connected.map_err(|e| self.failed(e))?
+            }
+        };
+        Ok(Lent {
+            client: Some(client),
+            idle: self.idle.clone(),
+        })
     }
 
     /// Runs `work` in a transaction; without the tables there is nothing to work on.
@@ -127,16 +217,9 @@ impl Pgvector {
         work: impl AsyncFnOnce(&Transaction<'_>) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, Error> {
         let mut client = self.connected().await?;
-        let Some(client) = client.as_mut() else {
-            return Ok(T::default());
-        };
         let done = async {
             let tx = client.transaction().await?;
-            let model = format!("{}_model", self.table);
-            let there = tx
-                .query_one("SELECT to_regclass($1) IS NOT NULL", &[&model])
-                .await?;
-            if !there.get::<_, bool>(0) {
+            if !self.has_tables(&tx).await? {
                 return Ok(T::default());
             }
             let done = work(&tx).await?;
@@ -146,24 +229,32 @@ impl Pgvector {
         done.await.map_err(|e| self.failed(e))
     }
 
+    /// All of them are made together.
+    async fn has_tables(&self, tx: &Transaction<'_>) -> Result<bool, tokio_postgres::Error> {
+        let model = format!("{}_model", self.table);
+        let sql = "SELECT to_regclass($1) IS NOT NULL";
+        Ok(tx.query_one(sql, &[&model]).await?.get(0))
+    }
+
     async fn make_tables(
         &self,
         tx: &Transaction<'_>,
         dimension: usize,
     ) -> Result<(), tokio_postgres::Error> {
+        let table = &self.table;
+        // `IF NOT EXISTS` alone fails when two sessions create at once, of an extension also those
+        // that make other tables.
+        tx.execute("SELECT pg_advisory_xact_lock(hashtext('tidemill'))", &[])
+            .await?;
         let there = "SELECT count(*) FROM pg_extension WHERE extname = 'vector'";
         if tx.query_one(there, &[]).await?.get::<_, i64>(0) == 0 {
             tx.batch_execute("CREATE EXTENSION IF NOT EXISTS vector")
                 .await?;
         }
-        let table = &self.table;
-        // `IF NOT EXISTS` alone fails when two sessions create at once.
-        tx.execute("SELECT pg_advisory_xact_lock(hashtext($1))", &[table])
-            .await?;
         tx.batch_execute(&format!(
             "CREATE TABLE IF NOT EXISTS {table}_model (
                one boolean PRIMARY KEY CHECK (one), model text NOT NULL, revision text NOT NULL,
-               dimension bigint NOT NULL
+               dimension bigint NOT NULL, embedder jsonb
              );
              CREATE TABLE IF NOT EXISTS {table}_documents (
                id text PRIMARY KEY, uri text NOT NULL, hash text
@@ -180,14 +271,50 @@ impl Pgvector {
 
     async fn model_in(&self, tx: &Transaction<'_>) -> Result<Option<Model>, tokio_postgres::Error> {
         let sql = format!(
-            "SELECT model, revision, dimension FROM {}_model",
+            "SELECT model, revision, dimension, embedder::text FROM {}_model",
             self.table
         );
         Ok(tx.query_opt(&sql, &[]).await?.map(|row| Model {
             model: row.get(0),
             revision: row.get(1),
             dimension: usize::try_from(row.get::<_, i64>(2)).unwrap_or(0),
+            // One that a newer version wrote may be unknown; the model's name is left.
+            embedder: row
+                .get::<_, Option<&str>>(3)
+                .and_then(|json| serde_json::from_str(json).ok()),
         }))
+    }
+
+    /// Makes the index one of this model; the model that it is of if that is another.
+    async fn prepare(
+        &self,
+        tx: &Transaction<'_>,
+        given: &Model,
+    ) -> Result<Option<Model>, tokio_postgres::Error> {
+        if !self.has_tables(tx).await? {
+            self.make_tables(tx, given.dimension).await?;
+        }
+        let mut there = self.model_in(tx).await?;
+        if there.as_ref().is_none_or(|there| given.supersedes(there)) {
+            // Its `WHERE` looks again: another writer may have been faster.
+            let sql = format!(
+                "INSERT INTO {0}_model AS there (one, model, revision, dimension, embedder)
+                 VALUES (true, $1, $2, $3, $4::text::jsonb)
+                 ON CONFLICT (one) DO UPDATE SET embedder = excluded.embedder
+                 WHERE (there.model, there.revision, there.dimension) = ($1, $2, $3)
+                   AND excluded.embedder IS NOT NULL",
+                self.table
+            );
+            let dimension = i64::try_from(given.dimension).unwrap_or(i64::MAX);
+            // A description that comes from JSON can be written as such.
+            let embedder = given.embedder.as_ref();
+            let embedder = embedder.and_then(|spec| serde_json::to_string(spec).ok());
+            let row: [&(dyn ToSql + Sync); 4] =
+                [&given.model, &given.revision, &dimension, &embedder];
+            tx.execute(&sql, &row).await?;
+            there = self.model_in(tx).await?;
+        }
+        Ok(there.filter(|there| !there.goes_with(given)))
     }
 
     async fn replace(
@@ -239,23 +366,9 @@ impl VectorStore for Pgvector {
         // One order for all, so that no two writers wait for each other.
         documents.sort_by(|a, b| a.id.cmp(&b.id));
         let mut client = self.connected().await?;
-        let Some(client) = client.as_mut() else {
-            return Ok(Upserted::default());
-        };
         let done = async {
             let tx = client.transaction().await?;
-            self.make_tables(&tx, given.dimension).await?;
-            let sql = format!(
-                "INSERT INTO {}_model (one, model, revision, dimension) VALUES (true, $1, $2, $3)
-                 ON CONFLICT DO NOTHING",
-                self.table
-            );
-            let dimension = i64::try_from(given.dimension).unwrap_or(i64::MAX);
-            tx.execute(&sql, &[&given.model, &given.revision, &dimension])
-                .await?;
-            if let Some(there) = self.model_in(&tx).await?
-                && there != *given
-            {
+            if let Some(there) = self.prepare(&tx, given).await? {
                 return Ok(Err(there));
             }
             let mut done = Upserted::default();
@@ -373,6 +486,10 @@ impl VectorStore for Pgvector {
                 metadata: object(row.get(6)),
             })
             .collect())
+    }
+
+    async fn model(&self) -> Result<Option<Model>, Error> {
+        self.transaction(async |tx| self.model_in(tx).await).await
     }
 
     async fn info(&self) -> Result<Info, Error> {

@@ -1,62 +1,28 @@
-//! A bench for tests: one run, a clock, the queue of its activity tasks and its history.
+//! A bench for tests of one activity: a run that has no more than it, without workflow tasks, so that
+//! each operation is seen by itself. Whole runs are in [`crate::testing`].
 
-use std::cell::Cell;
 use std::time::Duration;
 
 use tidemill_proto::api::command::v1::{
     RequestCancelActivityTaskCommandAttributes, ScheduleActivityTaskCommandAttributes,
 };
-use tidemill_proto::api::common::v1::{ActivityType, Payload, Payloads, RetryPolicy};
+use tidemill_proto::api::common::v1::{ActivityType, Payloads, RetryPolicy};
 use tidemill_proto::api::enums::v1::EventType;
 use tidemill_proto::api::failure::v1::failure::FailureInfo;
 use tidemill_proto::api::failure::v1::{ApplicationFailureInfo, Failure};
 use tidemill_proto::api::history::v1::{HistoryEvent, WorkflowExecutionStartedEventAttributes};
 use tidemill_proto::api::taskqueue::v1::TaskQueue;
-use tidemill_proto::wkt;
 
 use super::*;
 use crate::command::{CommandContext, Refused};
-use crate::ids::Ids;
+use crate::fixture::{Counter, NoAttributes};
+pub(super) use crate::fixture::{payloads as payload, seconds};
 use crate::limits::Limits;
 use crate::model::WorkflowTask;
 use crate::run::{Deadline, RunId};
-use crate::search_attribute::{Attribute, Schema};
 use crate::start::{NewRun, create};
 use crate::transition::{NewTask, Outcome};
 use crate::tx::Cx;
-
-#[derive(Default)]
-struct Counter(Cell<u64>);
-
-impl Counter {
-    fn next(&self) -> u64 {
-        self.0.set(self.0.get() + 1);
-        self.0.get()
-    }
-}
-
-impl Ids for Counter {
-    fn random(&self) -> [u8; 16] {
-        let mut bytes = [7; 16];
-        bytes[..8].copy_from_slice(&(self.next() * 1_000_003).to_le_bytes());
-        bytes
-    }
-    fn task_seq(&self) -> i64 {
-        self.next() as i64
-    }
-    fn run_no(&self) -> i64 {
-        self.next() as i64
-    }
-}
-
-/// A namespace without search attributes of its own.
-struct NoAttributes;
-
-impl Schema for NoAttributes {
-    fn attribute(&self, _: &str) -> Option<Attribute> {
-        None
-    }
-}
 
 pub(super) struct Bench {
     ids: Counter,
@@ -344,13 +310,6 @@ impl Bench {
     }
 }
 
-pub(super) fn seconds(s: u64) -> Option<wkt::Duration> {
-    Some(wkt::Duration {
-        seconds: s as i64,
-        nanos: 0,
-    })
-}
-
 /// An activity with a start-to-close timeout of ten seconds and the default policy.
 pub(super) fn attributes() -> ScheduleActivityTaskCommandAttributes {
     ScheduleActivityTaskCommandAttributes {
@@ -374,15 +333,6 @@ pub(super) fn attempts(maximum_attempts: i32) -> ScheduleActivityTaskCommandAttr
             ..Default::default()
         }),
         ..attributes()
-    }
-}
-
-pub(super) fn payload(text: &str) -> Payloads {
-    Payloads {
-        payloads: vec![Payload {
-            data: text.into(),
-            ..Default::default()
-        }],
     }
 }
 

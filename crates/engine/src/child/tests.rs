@@ -14,9 +14,10 @@ use tidemill_proto::api::taskqueue::v1::TaskQueue;
 
 use super::*;
 use crate::close::{Termination, terminate_run};
-use crate::fixture::{Bench, failure, payloads, seconds};
+use crate::fixture::{failure, payloads, seconds};
 use crate::run::BUFFERED_ID;
 use crate::start::create;
+use crate::testing::Rig;
 use crate::transition::OutboxItem;
 use crate::{Error, Run};
 
@@ -35,12 +36,12 @@ fn commands(a: StartChildWorkflowExecutionCommandAttributes) -> Vec<C> {
 }
 
 /// A parent that has initiated a child, and the initiated event.
-fn initiated() -> (Bench, HistoryEvent) {
-    let mut bench = Bench::new();
-    bench.task(commands(attributes())).unwrap();
-    bench.types();
-    let event = bench.last(E::StartChildWorkflowExecutionInitiated);
-    (bench, event)
+fn initiated() -> (Rig, HistoryEvent) {
+    let mut rig = Rig::new();
+    rig.decide(commands(attributes())).unwrap();
+    rig.types();
+    let event = rig.last(E::StartChildWorkflowExecutionInitiated);
+    (rig, event)
 }
 
 fn of(event: &HistoryEvent) -> &StartChildWorkflowExecutionInitiatedEventAttributes {
@@ -50,16 +51,9 @@ fn of(event: &HistoryEvent) -> &StartChildWorkflowExecutionInitiatedEventAttribu
     }
 }
 
-fn record_start(bench: &mut Bench, event: &HistoryEvent, run_id: &str) -> Link {
-    let outcome = started(
-        &bench.run,
-        event.event_id,
-        of(event),
-        run_id,
-        1,
-        &bench.cx(),
-    );
-    bench.apply(outcome).unwrap()
+fn record_start(rig: &mut Rig, event: &HistoryEvent, run_id: &str) -> Link {
+    let outcome = started(&rig.run, event.event_id, of(event), run_id, 1, &rig.cx());
+    rig.apply(outcome).unwrap()
 }
 
 fn facts(run_id: &str, how: How) -> CloseFacts {
@@ -74,14 +68,14 @@ fn facts(run_id: &str, how: How) -> CloseFacts {
     }
 }
 
-fn end(bench: &mut Bench, event: &HistoryEvent, facts: CloseFacts) -> Result<(), Error> {
-    let outcome = closed(&bench.run, event.event_id, facts, &bench.cx())?;
-    bench.apply(outcome)
+fn end(rig: &mut Rig, event: &HistoryEvent, facts: CloseFacts) -> Result<(), Error> {
+    let outcome = closed(&rig.run, event.event_id, facts, &rig.cx())?;
+    rig.apply(outcome)
 }
 
 #[test]
 fn defaults_are_shown() {
-    let (bench, event) = initiated();
+    let (rig, event) = initiated();
     let a = of(&event);
     assert_eq!(a.parent_close_policy(), ParentClosePolicy::Terminate);
     assert_eq!(
@@ -98,15 +92,14 @@ fn defaults_are_shown() {
         (a.retry_policy.as_ref(), a.workflow_task_completed_event_id),
         (None, event.event_id - 1)
     );
-    let record = &bench.run.children[&event.event_id];
+    let record = &rig.run.children[&event.event_id];
     assert_eq!(
         (record.initiated_batch_id, record.started_id),
         (event.event_id - 1, 0)
     );
     assert!(
-        matches!(&bench.items()[..], [OutboxItem::StartChild(i)] if i.event_id == event.event_id)
+        matches!(&rig.items()[..], [OutboxItem::StartChild(i)] if i.event_id == event.event_id)
     );
-    bench.check_history();
 }
 
 #[test]
@@ -193,27 +186,26 @@ fn refused() {
         ),
     ];
     for (i, (attributes, cause)) in rows.into_iter().enumerate() {
-        let mut bench = Bench::new();
+        let mut rig = Rig::new();
         let big = attributes.input.is_some();
-        match bench.task(commands(attributes)) {
+        match rig.decide(commands(attributes)) {
             Ok(_) => assert_eq!(cause, "", "row {i}"),
             Err(Error::InvalidArgument(text)) => {
                 assert!(
                     !cause.is_empty() && text.starts_with(cause),
                     "row {i}: {text}"
                 );
-                assert!(bench.run.children.is_empty() && bench.outbox.is_empty());
-                assert_eq!(bench.run.is_open(), !big, "row {i}");
+                assert!(rig.run.children.is_empty() && rig.outbox.is_empty());
+                assert_eq!(rig.run.is_open(), !big, "row {i}");
             }
             Err(other) => panic!("row {i}: {other:?}"),
         }
     }
-    let mut bench = Bench::new();
-    bench.limits.pending_children = 1;
+    let mut rig = Rig::new();
+    rig.limits.pending_children = 1;
     let two = [commands(attributes()), commands(attributes())].concat();
     assert!(
-        bench
-            .task(two)
+        rig.decide(two)
             .unwrap_err()
             .to_string()
             .starts_with("PendingChildWorkflowsLimitExceeded")
@@ -222,7 +214,7 @@ fn refused() {
 
 #[test]
 fn what_the_child_is_started_with() {
-    let mut bench = Bench::with(WorkflowExecutionStartedEventAttributes {
+    let mut rig = Rig::with(WorkflowExecutionStartedEventAttributes {
         priority: Some(Priority {
             priority_key: 2,
             fairness_key: "f".into(),
@@ -239,23 +231,23 @@ fn what_the_child_is_started_with() {
         }),
         ..attributes()
     };
-    bench.task(commands(a)).unwrap();
-    let event = bench.last(E::StartChildWorkflowExecutionInitiated);
-    let new = start_request(&bench.run, &event, &bench.cx()).unwrap();
+    rig.decide(commands(a)).unwrap();
+    let event = rig.last(E::StartChildWorkflowExecutionInitiated);
+    let new = start_request(&rig.run, &event, &rig.cx()).unwrap();
     let s = &new.started;
     assert!(new.awaits_parent);
     assert_eq!(
         new.create_request_id,
-        bench.run.children[&event.event_id].create_request_id
+        rig.run.children[&event.event_id].create_request_id
     );
     assert_eq!(
         (
             s.parent_workflow_execution.as_ref(),
             s.parent_initiated_event_id
         ),
-        (Some(&bench.run.id.execution()), event.event_id)
+        (Some(&rig.run.id.execution()), event.event_id)
     );
-    assert_eq!(s.root_workflow_execution, Some(bench.run.id.execution()));
+    assert_eq!(s.root_workflow_execution, Some(rig.run.id.execution()));
     assert_eq!(
         s.priority,
         Some(Priority {
@@ -264,47 +256,47 @@ fn what_the_child_is_started_with() {
             ..Default::default()
         })
     );
-    // The bench begins at 22:13:20.
+    // The rig begins at 22:13:20.
     assert_eq!(
         (s.initiator(), s.first_workflow_task_backoff),
         (ContinueAsNewInitiator::CronSchedule, seconds(40))
     );
     let expires = crate::Time::from_proto(s.workflow_execution_expiration_time.as_ref().unwrap());
-    assert_eq!(expires.since(bench.now).as_secs(), 600);
+    assert_eq!(expires.since(rig.now).as_secs(), 600);
 }
 
 /// How a child lives, from the command to its end.
 #[test]
 fn a_life() {
-    let (mut bench, event) = initiated();
-    let new = start_request(&bench.run, &event, &bench.cx()).unwrap();
-    let child = create(new, &bench.cx()).into_transitions().remove(0).run;
+    let (mut rig, event) = initiated();
+    let new = start_request(&rig.run, &event, &rig.cx()).unwrap();
+    let child = create(new, &rig.cx()).into_transitions().remove(0).run;
     assert!(
         child.core.workflow_task.is_none(),
         "it waits for its parent"
     );
     let run_id = child.id.run_id.to_string();
-    assert_eq!(record_start(&mut bench, &event, &run_id), Link::Recorded);
+    assert_eq!(record_start(&mut rig, &event, &run_id), Link::Recorded);
     assert_eq!(
-        bench.types(),
+        rig.types(),
         [E::ChildWorkflowExecutionStarted, E::WorkflowTaskScheduled]
     );
     assert!(
-        matches!(&bench.items()[..], [OutboxItem::ReleaseChild(a)] if a.run_id == run_id && a.workflow_id == "child")
+        matches!(&rig.items()[..], [OutboxItem::ReleaseChild(a)] if a.run_id == run_id && a.workflow_id == "child")
     );
     // A repeat changes nothing.
-    assert_eq!(record_start(&mut bench, &event, &run_id), Link::Recorded);
-    assert_eq!((bench.types(), bench.items().len()), (vec![], 1));
-    assert_eq!(record_start(&mut bench, &event, "another"), Link::Orphaned);
+    assert_eq!(record_start(&mut rig, &event, &run_id), Link::Recorded);
+    assert_eq!((rig.types(), rig.items().len()), (vec![], 1));
+    assert_eq!(record_start(&mut rig, &event, "another"), Link::Orphaned);
 
-    let child = release(&child, &bench.cx()).transitions.remove(0).run;
+    let child = release(&child, &rig.cx()).transitions.remove(0).run;
     assert!(child.core.workflow_task.is_some());
     assert!(
-        release(&child, &bench.cx()).transitions.is_empty(),
+        release(&child, &rig.cx()).transitions.is_empty(),
         "released once"
     );
 
-    let child = terminate_run(&child, Termination::default(), &bench.cx())
+    let child = terminate_run(&child, Termination::default(), &rig.cx())
         .unwrap()
         .transitions
         .remove(0);
@@ -314,32 +306,30 @@ fn a_life() {
         (&facts.how, &facts.first_run_id),
         (&How::Terminated, &run_id)
     );
-    end(&mut bench, &event, facts.clone()).unwrap();
-    assert_eq!(bench.types(), [E::ChildWorkflowExecutionTerminated]);
-    assert!(bench.run.children.is_empty());
+    end(&mut rig, &event, facts.clone()).unwrap();
+    assert_eq!(rig.types(), [E::ChildWorkflowExecutionTerminated]);
+    assert!(rig.run.children.is_empty());
     assert!(matches!(
-        end(&mut bench, &event, facts),
+        end(&mut rig, &event, facts),
         Err(Error::NotFound(_))
     ));
-    bench.check_history();
 }
 
 #[test]
 fn a_backoff_outlasts_the_release() {
-    let mut bench = Bench::new();
-    bench
-        .task(commands(StartChildWorkflowExecutionCommandAttributes {
-            cron_schedule: "@every 60s".into(),
-            ..attributes()
-        }))
-        .unwrap();
-    let event = bench.last(E::StartChildWorkflowExecutionInitiated);
-    let new = start_request(&bench.run, &event, &bench.cx()).unwrap();
-    let child = create(new, &bench.cx()).into_transitions().remove(0).run;
-    let child = release(&child, &bench.cx()).transitions.remove(0).run;
+    let mut rig = Rig::new();
+    rig.decide(commands(StartChildWorkflowExecutionCommandAttributes {
+        cron_schedule: "@every 60s".into(),
+        ..attributes()
+    }))
+    .unwrap();
+    let event = rig.last(E::StartChildWorkflowExecutionInitiated);
+    let new = start_request(&rig.run, &event, &rig.cx()).unwrap();
+    let child = create(new, &rig.cx()).into_transitions().remove(0).run;
+    let child = release(&child, &rig.cx()).transitions.remove(0).run;
     assert!(child.core.workflow_task.is_none());
-    bench.wait(60.0);
-    let child: Run = crate::deadline::fire(&child, &bench.cx())
+    rig.wait(60.0);
+    let child: Run = crate::deadline::fire(&child, &rig.cx())
         .transitions
         .remove(0)
         .run;
@@ -365,19 +355,19 @@ fn every_event_in_every_state() {
         StartRequest,
     }
     let reach = |state: State| {
-        let (mut bench, event) = initiated();
+        let (mut rig, event) = initiated();
         if state != Initiated {
-            record_start(&mut bench, &event, "c1");
+            record_start(&mut rig, &event, "c1");
         }
         if state == Gone {
-            end(&mut bench, &event, facts("c1", How::Terminated)).unwrap();
+            end(&mut rig, &event, facts("c1", How::Terminated)).unwrap();
         }
         if state == ParentClosed {
-            let outcome = terminate_run(&bench.run, Termination::default(), &bench.cx()).unwrap();
-            bench.apply(outcome).unwrap();
+            let outcome = terminate_run(&rig.run, Termination::default(), &rig.cx()).unwrap();
+            rig.apply(outcome).unwrap();
         }
-        bench.types();
-        (bench, event)
+        rig.types();
+        (rig, event)
     };
     use E::{
         ChildWorkflowExecutionStarted as StartedEvent, ChildWorkflowExecutionTerminated as Ended,
@@ -403,32 +393,31 @@ fn every_event_in_every_state() {
         (ParentClosed, Input::Closed, &[], "not found"),
     ];
     for (state, input, types, expected) in rows {
-        let (mut bench, event) = reach(*state);
+        let (mut rig, event) = reach(*state);
         let reply = match input {
-            Input::Started => format!("{:?}", record_start(&mut bench, &event, "c1")),
+            Input::Started => format!("{:?}", record_start(&mut rig, &event, "c1")),
             Input::StartFailed => {
                 let cause = FailedCause::WorkflowAlreadyExists;
-                let outcome = start_failed(&bench.run, event.event_id, cause, 1, &bench.cx());
+                let outcome = start_failed(&rig.run, event.event_id, cause, 1, &rig.cx());
                 assert_eq!(outcome.transitions[0].outbox_removed, [1]);
-                bench.apply(outcome).unwrap();
+                rig.apply(outcome).unwrap();
                 "ok".into()
             }
-            Input::Closed => match end(&mut bench, &event, facts("c1", How::Terminated)) {
+            Input::Closed => match end(&mut rig, &event, facts("c1", How::Terminated)) {
                 Ok(()) => "ok".into(),
                 Err(Error::NotFound(_)) => "not found".into(),
                 Err(other) => panic!("{other:?}"),
             },
-            Input::StartRequest => match start_request(&bench.run, &event, &bench.cx()) {
+            Input::StartRequest => match start_request(&rig.run, &event, &rig.cx()) {
                 Ok(_) => "ok".into(),
                 Err(_) => "not found".into(),
             },
         };
         assert_eq!(
-            (reply.as_str(), bench.types().as_slice()),
+            (reply.as_str(), rig.types().as_slice()),
             (*expected, *types),
             "{state:?} {input:?}"
         );
-        bench.check_history();
     }
 }
 
@@ -463,11 +452,11 @@ fn five_ways_to_end() {
         ),
     ];
     for (how, kind) in rows {
-        let (mut bench, event) = initiated();
-        record_start(&mut bench, &event, "c1");
+        let (mut rig, event) = initiated();
+        record_start(&mut rig, &event, "c1");
         // The last run of the chain need not be the first.
-        end(&mut bench, &event, facts("c2", how)).unwrap();
-        let text = format!("{:?}", bench.last(kind).attributes);
+        end(&mut rig, &event, facts("c2", how)).unwrap();
+        let text = format!("{:?}", rig.last(kind).attributes);
         assert!(
             text.contains(&format!("initiated_event_id: {}", event.event_id)),
             "{text}"
@@ -478,39 +467,38 @@ fn five_ways_to_end() {
         );
     }
     // Another run under the child's id is not the child.
-    let (mut bench, event) = initiated();
-    record_start(&mut bench, &event, "another");
+    let (mut rig, event) = initiated();
+    record_start(&mut rig, &event, "another");
     assert!(matches!(
-        end(&mut bench, &event, facts("c1", How::Terminated)),
+        end(&mut rig, &event, facts("c1", How::Terminated)),
         Err(Error::NotFound(_))
     ));
 }
 
 #[test]
 fn both_are_buffered_while_a_workflow_task_runs() {
-    let mut bench = Bench::new();
+    let mut rig = Rig::new();
     let other = StartChildWorkflowExecutionCommandAttributes {
         workflow_id: "other".into(),
         ..attributes()
     };
-    bench
-        .task([commands(attributes()), commands(other)].concat())
+    rig.decide([commands(attributes()), commands(other)].concat())
         .unwrap();
     let is_initiated =
         |e: &&HistoryEvent| e.event_type() == E::StartChildWorkflowExecutionInitiated;
-    let event = bench.events().find(is_initiated).cloned().unwrap();
+    let event = rig.events().find(is_initiated).cloned().unwrap();
     // The other child's start asks for the workflow task.
-    let other = bench.last(E::StartChildWorkflowExecutionInitiated);
-    record_start(&mut bench, &other, "o1");
-    let task = bench.begin();
-    bench.types();
-    record_start(&mut bench, &event, "c1");
-    assert_eq!(bench.run.children[&event.event_id].started_id, BUFFERED_ID);
-    end(&mut bench, &event, facts("c1", How::Terminated)).unwrap();
-    assert_eq!(bench.types(), []);
-    bench.end(&task, Vec::new()).unwrap();
+    let other = rig.last(E::StartChildWorkflowExecutionInitiated);
+    record_start(&mut rig, &other, "o1");
+    let task = rig.begin();
+    rig.types();
+    record_start(&mut rig, &event, "c1");
+    assert_eq!(rig.run.children[&event.event_id].started_id, BUFFERED_ID);
+    end(&mut rig, &event, facts("c1", How::Terminated)).unwrap();
+    assert_eq!(rig.types(), []);
+    rig.end(&task, Vec::new()).unwrap();
     assert_eq!(
-        bench.types(),
+        rig.types(),
         [
             E::WorkflowTaskCompleted,
             E::ChildWorkflowExecutionStarted,
@@ -519,13 +507,12 @@ fn both_are_buffered_while_a_workflow_task_runs() {
         ]
     );
     let Some(A::ChildWorkflowExecutionTerminatedEventAttributes(a)) =
-        bench.last(E::ChildWorkflowExecutionTerminated).attributes
+        rig.last(E::ChildWorkflowExecutionTerminated).attributes
     else {
         panic!()
     };
     assert_eq!(
         a.started_event_id,
-        bench.last(E::ChildWorkflowExecutionStarted).event_id
+        rig.last(E::ChildWorkflowExecutionStarted).event_id
     );
-    bench.check_history();
 }

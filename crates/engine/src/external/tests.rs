@@ -18,7 +18,8 @@ use tidemill_proto::api::history::v1::{
 
 use super::*;
 use crate::close::{Termination, terminate_run};
-use crate::fixture::{Bench, payloads};
+use crate::fixture::payloads;
+use crate::testing::Rig;
 use crate::transition::OutboxItem;
 
 fn cancel(id: &str) -> CancelCommand {
@@ -51,13 +52,13 @@ fn both(id: &str) -> Vec<C> {
 }
 
 /// A run that has initiated both, and the initiated events.
-fn initiated(id: &str) -> (Bench, HistoryEvent, HistoryEvent) {
-    let mut bench = Bench::new();
-    bench.task(both(id)).unwrap();
-    bench.types();
-    let cancel = bench.last(E::RequestCancelExternalWorkflowExecutionInitiated);
-    let signal = bench.last(E::SignalExternalWorkflowExecutionInitiated);
-    (bench, cancel, signal)
+fn initiated(id: &str) -> (Rig, HistoryEvent, HistoryEvent) {
+    let mut rig = Rig::new();
+    rig.decide(both(id)).unwrap();
+    rig.types();
+    let cancel = rig.last(E::RequestCancelExternalWorkflowExecutionInitiated);
+    let signal = rig.last(E::SignalExternalWorkflowExecutionInitiated);
+    (rig, cancel, signal)
 }
 
 fn of_cancel(event: &HistoryEvent) -> &CancelInitiated {
@@ -74,10 +75,10 @@ fn of_signal(event: &HistoryEvent) -> &SignalInitiated {
     }
 }
 
-fn close(bench: &mut Bench) {
-    let outcome = terminate_run(&bench.run, Termination::default(), &bench.cx()).unwrap();
-    bench.apply(outcome).unwrap();
-    bench.types();
+fn close(rig: &mut Rig) {
+    let outcome = terminate_run(&rig.run, Termination::default(), &rig.cx()).unwrap();
+    rig.apply(outcome).unwrap();
+    rig.types();
 }
 
 #[test]
@@ -98,7 +99,7 @@ fn refused() {
     for (i, (change, allowed)) in cancels.into_iter().enumerate() {
         let mut a = cancel("target");
         change(&mut a);
-        let got = Bench::new().task(vec![
+        let got = Rig::new().decide(vec![
             C::RequestCancelExternalWorkflowExecutionCommandAttributes(a),
         ]);
         assert_eq!(got.is_ok(), allowed, "row {i}: {got:?}");
@@ -131,8 +132,8 @@ fn refused() {
     for (i, (change, allowed)) in signals.into_iter().enumerate() {
         let mut a = signal("target");
         change(&mut a);
-        let mut bench = Bench::new();
-        let got = bench.task(vec![C::SignalExternalWorkflowExecutionCommandAttributes(a)]);
+        let mut rig = Rig::new();
+        let got = rig.decide(vec![C::SignalExternalWorkflowExecutionCommandAttributes(a)]);
         assert_eq!(got.is_ok(), allowed, "row {i}: {got:?}");
         if let Err(e) = got {
             assert!(
@@ -141,7 +142,7 @@ fn refused() {
                 "{e}"
             );
             assert_eq!(
-                bench.run.is_open(),
+                rig.run.is_open(),
                 i != 7,
                 "only what is too large ends the run"
             );
@@ -151,12 +152,12 @@ fn refused() {
         "PendingRequestCancelLimitExceeded",
         "PendingSignalsLimitExceeded",
     ]) {
-        let mut bench = Bench::new();
+        let mut rig = Rig::new();
         (
-            bench.limits.pending_external_cancels,
-            bench.limits.pending_external_signals,
+            rig.limits.pending_external_cancels,
+            rig.limits.pending_external_signals,
         ) = (1, 1);
-        let got = bench.task(vec![command.clone(), command]).unwrap_err();
+        let got = rig.decide(vec![command.clone(), command]).unwrap_err();
         assert!(got.to_string().starts_with(cause), "{got}");
     }
 }
@@ -173,29 +174,29 @@ fn a_child_cannot_be_cancelled_by_the_task_that_starts_it() {
         )
     };
     let cancel = || C::RequestCancelExternalWorkflowExecutionCommandAttributes(cancel("child"));
-    assert!(Bench::new().task(vec![child("child"), cancel()]).is_err());
-    assert!(Bench::new().task(vec![child("other"), cancel()]).is_ok());
+    assert!(Rig::new().decide(vec![child("child"), cancel()]).is_err());
+    assert!(Rig::new().decide(vec![child("other"), cancel()]).is_ok());
     // By a later task it can.
-    let mut bench = Bench::new();
-    bench.task(vec![child("child")]).unwrap();
+    let mut rig = Rig::new();
+    rig.decide(vec![child("child")]).unwrap();
     let outcome =
-        crate::signal::signal(&bench.run, crate::signal::Signal::default(), &bench.cx()).unwrap();
-    bench.apply(outcome).unwrap();
-    bench.task(vec![cancel()]).unwrap();
+        crate::signal::signal(&rig.run, crate::signal::Signal::default(), &rig.cx()).unwrap();
+    rig.apply(outcome).unwrap();
+    rig.decide(vec![cancel()]).unwrap();
 }
 
 #[test]
 fn what_is_delivered() {
-    let (mut bench, c, s) = initiated("target");
-    let source = bench.run.id.execution();
-    let Step::Deliver(request) = deliver::cancel(&bench.run, c.event_id, of_cancel(&c)) else {
+    let (mut rig, c, s) = initiated("target");
+    let source = rig.run.id.execution();
+    let Step::Deliver(request) = deliver::cancel(&rig.run, c.event_id, of_cancel(&c)) else {
         panic!()
     };
     assert_eq!(
         (request.reason.as_str(), request.external.clone()),
         ("why", Some((source.clone(), c.event_id)))
     );
-    let Step::Deliver(sent) = deliver::signal(&bench.run, s.event_id, of_signal(&s)) else {
+    let Step::Deliver(sent) = deliver::signal(&rig.run, s.event_id, of_signal(&s)) else {
         panic!()
     };
     assert_eq!(
@@ -204,11 +205,11 @@ fn what_is_delivered() {
     );
     assert_eq!(
         sent.request_id,
-        bench.run.external_signals[&s.event_id].request_id
+        rig.run.external_signals[&s.event_id].request_id
     );
 
     // The target takes a repeat for what it is, until it is told that there will be none.
-    let mut target = Bench::new();
+    let mut target = Rig::new();
     for _ in 0..2 {
         let outcome = crate::signal::signal(&target.run, sent.clone(), &target.cx()).unwrap();
         target.apply(outcome).unwrap();
@@ -223,30 +224,30 @@ fn what_is_delivered() {
             .is_empty()
     );
 
-    close(&mut bench);
+    close(&mut rig);
     assert!(matches!(
-        deliver::cancel(&bench.run, c.event_id, of_cancel(&c)),
+        deliver::cancel(&rig.run, c.event_id, of_cancel(&c)),
         Step::Drop
     ));
     assert!(matches!(
-        deliver::signal(&bench.run, s.event_id, of_signal(&s)),
+        deliver::signal(&rig.run, s.event_id, of_signal(&s)),
         Step::Drop
     ));
 
-    let (bench, c, s) = initiated("w");
+    let (rig, c, s) = initiated("w");
     assert!(matches!(
-        deliver::cancel(&bench.run, c.event_id, of_cancel(&c)),
+        deliver::cancel(&rig.run, c.event_id, of_cancel(&c)),
         Step::Fail(CancelFailedCause::ExternalWorkflowExecutionNotFound)
     ));
     assert!(matches!(
-        deliver::signal(&bench.run, s.event_id, of_signal(&s)),
+        deliver::signal(&rig.run, s.event_id, of_signal(&s)),
         Step::Fail(SignalFailedCause::ExternalWorkflowExecutionNotFound)
     ));
 }
 
 #[test]
 fn results_are_recorded_once() {
-    type Record = fn(&Bench, &HistoryEvent, &HistoryEvent) -> crate::Outcome<()>;
+    type Record = fn(&Rig, &HistoryEvent, &HistoryEvent) -> crate::Outcome<()>;
     let rows: [(Record, E, usize); 4] = [
         (
             |b, c, _| cancel_requested(&b.run, c.event_id, of_cancel(c), 1, &b.cx()),
@@ -288,16 +289,16 @@ fn results_are_recorded_once() {
         ),
     ];
     for (record, kind, entry) in rows {
-        let (mut bench, c, s) = initiated("target");
+        let (mut rig, c, s) = initiated("target");
         assert!(
-            matches!(&bench.items()[..], [OutboxItem::CancelExternal(a), OutboxItem::SignalExternal(b)]
+            matches!(&rig.items()[..], [OutboxItem::CancelExternal(a), OutboxItem::SignalExternal(b)]
             if a.event_id == c.event_id && b.event_id == s.event_id && b.batch_id == c.event_id - 1)
         );
-        let outcome = record(&bench, &c, &s);
-        bench.apply(outcome).unwrap();
-        assert_eq!(bench.types(), [kind, E::WorkflowTaskScheduled]);
-        assert_eq!(bench.outbox.len(), 1);
-        let text = format!("{:?}", bench.last(kind).attributes);
+        let outcome = record(&rig, &c, &s);
+        rig.apply(outcome).unwrap();
+        assert_eq!(rig.types(), [kind, E::WorkflowTaskScheduled]);
+        assert_eq!(rig.outbox.len(), 1);
+        let text = format!("{:?}", rig.last(kind).attributes);
         let event_id = [&c, &s][entry].event_id;
         assert!(
             text.contains(&format!("initiated_event_id: {event_id}"))
@@ -306,21 +307,20 @@ fn results_are_recorded_once() {
         );
         assert_eq!(
             (
-                bench.run.external_cancels.len(),
-                bench.run.external_signals.len()
+                rig.run.external_cancels.len(),
+                rig.run.external_signals.len()
             ),
             (entry, 1 - entry)
         );
         // Again.
-        let outcome = record(&bench, &c, &s);
-        bench.apply(outcome).unwrap();
-        assert_eq!(bench.types(), []);
-        bench.check_history();
+        let outcome = record(&rig, &c, &s);
+        rig.apply(outcome).unwrap();
+        assert_eq!(rig.types(), []);
 
         // A run that has closed only lets go of the entry.
-        let (mut bench, c, s) = initiated("target");
-        close(&mut bench);
-        let outcome = record(&bench, &c, &s);
+        let (mut rig, c, s) = initiated("target");
+        close(&mut rig);
+        let outcome = record(&rig, &c, &s);
         assert_eq!(outcome.transitions[0].outbox_removed, [entry as i64 + 1]);
         assert!(outcome.transitions[0].batches.is_empty());
     }
@@ -328,17 +328,17 @@ fn results_are_recorded_once() {
 
 #[test]
 fn children_only() {
-    let mut bench = Bench::new();
-    let parent = bench.run.id.execution();
-    assert!(!is_child_of(&bench.run, &parent));
+    let mut rig = Rig::new();
+    let parent = rig.run.id.execution();
+    assert!(!is_child_of(&rig.run, &parent));
     let started = tidemill_proto::api::history::v1::WorkflowExecutionStartedEventAttributes {
         parent_workflow_execution: Some(parent.clone()),
         ..Default::default()
     };
-    bench = Bench::with(started);
-    assert!(is_child_of(&bench.run, &parent));
+    rig = Rig::with(started);
+    assert!(is_child_of(&rig.run, &parent));
     assert!(!is_child_of(
-        &bench.run,
+        &rig.run,
         &WorkflowExecution {
             run_id: "another".into(),
             ..parent

@@ -1,9 +1,11 @@
 //! The workflow task machine as a table: in each state, what each event writes and leads to.
 
-use tidemill_proto::api::enums::v1::{EventType, WorkflowTaskFailedCause as Cause};
+use tidemill_proto::api::enums::v1::{EventType, TimeoutType, WorkflowTaskFailedCause as Cause};
+use tidemill_proto::api::failure::v1::Failure;
 use tidemill_proto::api::history::v1::WorkflowExecutionStartedEventAttributes;
 use tidemill_proto::api::history::v1::history_event::Attributes as A;
 
+use super::failure::REPORTED_PROBLEMS;
 use super::*;
 use crate::complete::Completion;
 use crate::fixture::seconds;

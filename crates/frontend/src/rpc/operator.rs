@@ -86,7 +86,7 @@ pub(crate) async fn delete_namespace(
 /// server leaves of it is done when it is started again.
 pub(crate) async fn erase(server: Server, namespace: Namespace) {
     let erased = match server.delete_runs_of(&namespace).await {
-        Ok(()) => server.namespaces().forget(&namespace.id).await,
+        Ok(()) => server.forget_namespace(&namespace.id).await,
         Err(error) => Err(error),
     };
     if let Err(error) = erased {

@@ -23,7 +23,7 @@ impl Lowering<'_> {
         }
         made.output = Type::Object;
         made.fields = Some(
-            ["choice", "form", "by", "comment"]
+            ["choice", "form", "by", "comment", "timed_out"]
                 .map(str::to_owned)
                 .to_vec(),
         );

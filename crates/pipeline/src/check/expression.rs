@@ -4,7 +4,7 @@ use crate::diagnostic::{Findings, Span};
 use crate::template;
 use crate::yaml::{Kind, Tree};
 
-use super::draft::Mention;
+use super::draft::{Area, Mention};
 
 /// What `item` is where a template stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,14 +27,17 @@ pub(super) struct Found {
 pub(super) struct Reader<'a> {
     pub(super) findings: &'a mut Findings,
     pub(super) item: ItemRule,
+    /// In `finally` it is known how the run ended.
+    pub(super) area: Area,
     pub(super) found: Found,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(findings: &'a mut Findings, item: ItemRule) -> Self {
+    pub(super) fn new(findings: &'a mut Findings, item: ItemRule, area: Area) -> Self {
         Self {
             findings,
             item,
+            area,
             found: Found::default(),
         }
     }
@@ -142,13 +145,16 @@ impl<'a> Reader<'a> {
     }
 
     fn run(&mut self, field: Option<&str>, place: Span) {
-        const FIELDS: [&str; 3] = ["id", "pipeline", "plan"];
-        if let Some(field) = field.filter(|field| !FIELDS.contains(field)) {
+        let fields: &[&str] = match self.area {
+            Area::Main => &["id", "pipeline", "plan"],
+            Area::Finally => &["id", "pipeline", "plan", "status", "error"],
+        };
+        if let Some(field) = field.filter(|field| !fields.contains(field)) {
             self.findings.error(
                 "unknown-field",
                 place,
                 format!("`run` has no field `{field}`"),
-                crate::suggest::among(field, FIELDS, "fields"),
+                crate::suggest::among(field, fields.iter().copied(), "fields"),
             );
         }
     }

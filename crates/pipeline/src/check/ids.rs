@@ -85,7 +85,10 @@ fn default_id(stage: &Stage) -> String {
         }
         Work::Unclear => return format!("_{}", stage.span.start),
     };
-    to_name(name.rsplit(['.', ':']).next().unwrap_or(name))
+    // `shell.run` is called `shell`: its last part means something else.
+    let mut parts = name.rsplit(['.', ':']).map(to_name);
+    let free = parts.find(|part| !RESERVED.contains(&part.as_str()));
+    free.unwrap_or_else(|| to_name(name))
 }
 
 fn to_name(text: &str) -> String {

@@ -184,7 +184,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn condition(&mut self, when: &Spot<String>) -> Vec<Mention> {
-        let mut reader = Reader::new(self.findings, ItemRule::Outside);
+        let mut reader = Reader::new(self.findings, ItemRule::Outside, self.area);
         reader.condition(&when.value, when.span);
         let found = reader.found;
         let constant = found.mentions.is_empty() && found.inputs.is_empty();
@@ -276,7 +276,7 @@ impl<'a> Lowering<'a> {
 
     /// The stages that a value's templates name.
     pub(super) fn read_tree(&mut self, tree: &Tree, item: ItemRule) -> Vec<Mention> {
-        let mut reader = Reader::new(self.findings, item);
+        let mut reader = Reader::new(self.findings, item, self.area);
         reader.tree(tree);
         let found = reader.found;
         self.known_inputs(found.inputs);
@@ -284,7 +284,7 @@ impl<'a> Lowering<'a> {
     }
 
     pub(super) fn read_text(&mut self, text: &Spot<String>, item: ItemRule) -> Vec<Mention> {
-        let mut reader = Reader::new(self.findings, item);
+        let mut reader = Reader::new(self.findings, item, self.area);
         reader.text(&text.value, text.span);
         let found = reader.found;
         self.known_inputs(found.inputs);
@@ -343,6 +343,7 @@ impl<'a> Lowering<'a> {
     }
 
     pub(super) fn outputs(&mut self, outputs: &Tree) {
+        self.area = Area::Main;
         self.outputs_mention = self.read_tree(outputs, ItemRule::Outside);
     }
 

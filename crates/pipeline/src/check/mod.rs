@@ -11,14 +11,17 @@
 //! - A template that names an earlier stage makes that stage a need.
 //! - Stages of kind [`Items`](crate::stage::Kind::Items) in a row become one fan-out if nothing else
 //!   uses what is between them and their `chunk`, `window` and `tolerate` agree.
+//! - A stage that asks for it is told what follows it: [`following`].
 
 mod approve;
 mod call;
 mod draft;
 mod expression;
+mod following;
 mod fuse;
 mod ids;
 mod inputs;
+mod linear;
 mod lower;
 mod order;
 mod params;
@@ -157,6 +160,9 @@ fn plan(findings: &mut Findings, shared: &Shared<'_>, files: &[String]) -> Optio
         return None;
     };
     let spec = parse::pipeline(&tree, findings)?;
+    if spec.linear {
+        linear::lint(&spec.stages, findings);
+    }
     let inputs = inputs::schema(&spec.inputs, findings);
     let mut lowering = Lowering::new(findings, shared, files, &spec, &inputs);
     let last = lowering.stages(&spec.stages, Area::Main);
@@ -165,7 +171,8 @@ fn plan(findings: &mut Findings, shared: &Shared<'_>, files: &[String]) -> Optio
     lowering.unused_inputs();
     let (drafts, outputs_mention) = lowering.finish();
     let drafts = order::resolve(drafts, &outputs_mention, findings)?;
-    let drafts = fuse::fuse(drafts, &outputs_mention);
+    let mut drafts = fuse::fuse(drafts, &outputs_mention);
+    following::fill(&mut drafts, &shared.catalog);
     let mut nodes = BTreeMap::from([(Area::Main, Vec::new()), (Area::Finally, Vec::new())]);
     for draft in order::sorted(drafts) {
         let area = draft.area;

@@ -13,6 +13,7 @@ use value::Fields;
 const KEYS: &[&str] = &[
     "name",
     "description",
+    "linear",
     "inputs",
     "defaults",
     "stages",
@@ -70,6 +71,7 @@ pub(crate) fn pipeline(tree: &Tree, findings: &mut Findings) -> Option<Pipeline>
             .text("description", findings)
             .map(|text| text.value)
             .unwrap_or_default(),
+        linear: fields.boolean("linear", findings).unwrap_or_default(),
         inputs: inputs(&fields, findings),
         defaults: fields
             .get("defaults")

@@ -7,6 +7,7 @@ use temporalio_common::error::IncomingError;
 use temporalio_sdk::{
     ChildWorkflowExecutionError, ChildWorkflowOptions, ChildWorkflowStartError, ParentClosePolicy,
 };
+use tidemill_pipeline::inputs;
 use tidemill_pipeline::plan::Call;
 use tidemill_pipeline::run::{RunInput, RunResult};
 use tidemill_pipeline::template;
@@ -24,11 +25,24 @@ pub(super) async fn run(cx: &Context, call: &Call) -> Outcome {
             Err(error) => return Outcome::failed(format!("input `{name}` of the call: {error}")),
         };
     }
+    let inputs = match inputs::complete(&call.plan, &inputs) {
+        Ok(inputs) => inputs,
+        Err(refused) => {
+            let refused: Vec<String> = refused.iter().map(ToString::to_string).collect();
+            return Outcome::failed(format!(
+                "pipeline `{}` was not called: {}",
+                call.plan.name,
+                refused.join("; ")
+            ));
+        }
+    };
     let input = json!(RunInput {
         plan: (*call.plan).clone(),
         inputs,
         keep: BTreeMap::new(),
+        kept_fan_outs: BTreeMap::new(),
         failed_items: BTreeMap::new(),
+        earlier: None,
         carry: None,
     });
     let id = format!("{}/{}", cx.run.id, cx.node.id);
@@ -39,7 +53,6 @@ pub(super) async fn run(cx: &Context, call: &Call) -> Outcome {
         .cancellation_token(cx.token.clone())
         .static_summary(call.plan.name.clone())
         .build();
-    cx.update(|node| node.message = Some(format!("runs as {id}")));
     let _long = cx.long_task();
     let child = cx
         .workflow
@@ -51,6 +64,7 @@ pub(super) async fn run(cx: &Context, call: &Call) -> Outcome {
             return Outcome::failed(format!("pipeline `{}` as {id}: {error}", call.plan.name));
         }
     };
+    cx.update(|node| node.child = Some(id.clone()));
     let cause = match child.result().await {
         Ok(result) => return done(result),
         Err(ChildWorkflowExecutionError::Failed(failure)) => match failure.cause() {

@@ -164,6 +164,24 @@ async fn begin(
     )))
 }
 
+/// Items that failed in the fan-outs that made the collection: they have judged them already, and
+/// their results bring them along.
+fn judged(cx: &Context, over: &Collection) -> u64 {
+    cx.workflow.state(|run| {
+        let mut failed = 0;
+        let mut manifest = &over.manifest;
+        // Nodes stand in the order in which they ran: what one was made of stands before it.
+        let nodes = run.state.nodes.iter().rev();
+        for made in nodes.filter_map(|node| node.fan_out.as_ref()) {
+            if made.results.manifest == *manifest {
+                failed += made.failed;
+                manifest = &made.over.manifest;
+            }
+        }
+        failed
+    })
+}
+
 fn fresh(fan_out: &FanOut, over: Collection) -> Progress {
     let chunks = match fan_out.chunk {
         0 => over.parts,
@@ -427,6 +445,7 @@ impl Window<'_> {
             ..
         } = self.progress;
         let results = folded.unwrap_or_else(|| over.clone());
+        let failed = failed.saturating_sub(judged(self.cx, &over));
         let total = over.count.max(failed).max(1);
         let output = json!(results);
         let too_many = failed as f64 > self.fan_out.tolerate * total as f64;

@@ -25,6 +25,7 @@ use crate::commit::{ACTIVITY_QUEUE, WORKFLOW_QUEUE};
 use crate::core::now;
 use crate::matching::{self, QueueInfo, RateSource, Stats};
 use crate::namespaces::Namespace;
+use crate::queue_configs::{QueueConfig, RateSetting};
 
 /// What stands for "no limit" where the protocol wants a number; Temporal's default. Zero would
 /// mean that the queue is paused.
@@ -55,8 +56,11 @@ impl Server {
                 ..Default::default()
             });
         }
-        let info = self.queue_info(namespace, &asked.name, request.task_queue_type());
-        Ok(default_mode(&request, info))
+        let kind = request.task_queue_type();
+        let set = described(namespace, &asked.name, kind)
+            .and_then(|queue| self.core.queue_configs.get(&queue));
+        let info = self.queue_info(namespace, &asked.name, kind);
+        Ok(default_mode(&request, info, set))
     }
 
     /// A queue is in one piece: its only partition is itself.
@@ -77,8 +81,7 @@ impl Server {
         })
     }
 
-    /// Sets or removes a queue's rate limit. The limit is kept in memory, by matching: it holds until
-    /// the server restarts, and who set it and why is told only in the answer to that.
+    /// Sets or removes a queue's rate limit, and remembers who did that and why.
     ///
     /// Fairness is not there yet, so its settings are refused instead of having no effect.
     pub async fn update_task_queue_config(
@@ -114,37 +117,39 @@ impl Server {
                 return Err(Error::invalid("TaskQueueType is not set on request."));
             }
         };
-        let update = request.update_queue_rate_limit;
-        if let Some(update) = &update {
-            let per_second = update
-                .rate_limit
-                .map(|limit| f64::from(limit.requests_per_second));
-            self.core.matching.set_rate_limit(&queue, per_second);
-        }
-        let mut config = config(&self.core.matching.describe(&queue));
-        if let Some((update, set)) = update.zip(config.queue_rate_limit.as_mut()) {
-            set.metadata = Some(ConfigMetadata {
-                reason: update.reason,
-                update_identity: request.identity,
-                update_time: now().proto_opt(),
-            });
-        }
+        let set = match request.update_queue_rate_limit {
+            Some(update) => {
+                let rate = RateSetting {
+                    per_second: update.rate_limit.map(|limit| limit.requests_per_second),
+                    reason: update.reason,
+                    identity: request.identity,
+                    updated: now().0,
+                };
+                Some(self.core.queue_configs.set_rate(queue, rate).await?)
+            }
+            None => self.core.queue_configs.get(&queue),
+        };
         Ok(UpdateTaskQueueConfigResponse {
-            config: Some(config),
+            config: Some(set.map(config).unwrap_or_default()),
         })
     }
 
     fn queue_info(&self, namespace: &Namespace, name: &str, kind: TaskQueueType) -> QueueInfo {
-        let kind = match kind {
-            TaskQueueType::Workflow | TaskQueueType::Unspecified => WORKFLOW_QUEUE,
-            TaskQueueType::Activity => ACTIVITY_QUEUE,
-            // Nobody polls such queues yet.
-            TaskQueueType::Nexus => return QueueInfo::default(),
-        };
-        self.core
-            .matching
-            .describe(&queue_name(namespace, name, kind))
+        match described(namespace, name, kind) {
+            Some(queue) => self.core.matching.describe(&queue),
+            None => QueueInfo::default(),
+        }
     }
+}
+
+/// The queue that a description is about; `None` for Nexus, whose queues nobody polls yet.
+fn described(namespace: &Namespace, name: &str, kind: TaskQueueType) -> Option<QueueName> {
+    let kind = match kind {
+        TaskQueueType::Workflow | TaskQueueType::Unspecified => WORKFLOW_QUEUE,
+        TaskQueueType::Activity => ACTIVITY_QUEUE,
+        TaskQueueType::Nexus => return None,
+    };
+    Some(queue_name(namespace, name, kind))
 }
 
 fn queue_name(namespace: &Namespace, name: &str, kind: u8) -> QueueName {
@@ -159,7 +164,11 @@ fn queue_name(namespace: &Namespace, name: &str, kind: u8) -> QueueName {
     deprecated,
     reason = "`task_queue_status` is deprecated and still asked for"
 )]
-fn default_mode(request: &DescribeTaskQueueRequest, info: QueueInfo) -> DescribeTaskQueueResponse {
+fn default_mode(
+    request: &DescribeTaskQueueRequest,
+    info: QueueInfo,
+    set: Option<QueueConfig>,
+) -> DescribeTaskQueueResponse {
     let rate = info.effective_rate;
     let by_priority = info
         .stats_by_priority
@@ -172,7 +181,7 @@ fn default_mode(request: &DescribeTaskQueueRequest, info: QueueInfo) -> Describe
         } else {
             HashMap::new()
         },
-        config: request.report_config.then(|| config(&info)),
+        config: set.filter(|_| request.report_config).map(config),
         effective_rate_limit: rate.map(|rate| EffectiveRateLimit {
             requests_per_second: rate.per_second as f32,
             rate_limit_source: match rate.source {
@@ -258,15 +267,19 @@ fn version_info(
     }
 }
 
-/// What operators set on the queue.
-fn config(info: &QueueInfo) -> TaskQueueConfig {
-    let limit = info.api_rate.map(|rate| RateLimit {
-        requests_per_second: rate as f32,
-    });
+/// What operators set on the queue. Of a limit that was removed it is told who did that.
+fn config(set: QueueConfig) -> TaskQueueConfig {
+    let limit = |requests_per_second| RateLimit {
+        requests_per_second,
+    };
     TaskQueueConfig {
-        queue_rate_limit: limit.map(|limit| RateLimitConfig {
-            rate_limit: Some(limit),
-            metadata: None,
+        queue_rate_limit: set.rate.map(|rate| RateLimitConfig {
+            rate_limit: rate.per_second.map(limit),
+            metadata: Some(ConfigMetadata {
+                reason: rate.reason,
+                update_identity: rate.identity,
+                update_time: Time(rate.updated).proto_opt(),
+            }),
         }),
         ..Default::default()
     }
@@ -334,15 +347,22 @@ mod tests {
                 per_second: 2.0,
                 source: RateSource::Api,
             }),
-            api_rate: Some(2.0),
             worker_rate: Some(9.0),
         }
+    }
+
+    fn set() -> QueueConfig {
+        QueueConfig::new(RateSetting {
+            per_second: Some(2.0),
+            reason: "enough".into(),
+            ..Default::default()
+        })
     }
 
     #[test]
     #[expect(deprecated, reason = "deprecated parts are served")]
     fn the_default_mode_tells_what_was_asked_for() {
-        let bare = default_mode(&DescribeTaskQueueRequest::default(), info());
+        let bare = default_mode(&DescribeTaskQueueRequest::default(), info(), Some(set()));
         assert_eq!(
             (bare.pollers.len(), bare.pollers[0].rate_per_second),
             (1, UNLIMITED_PER_SECOND)
@@ -361,30 +381,25 @@ mod tests {
             include_task_queue_status: true,
             ..Default::default()
         };
-        let full = default_mode(&request, info());
+        let full = default_mode(&request, info(), Some(set()));
         assert_eq!(full.stats.unwrap().approximate_backlog_count, 7);
         assert_eq!(
             full.stats_by_priority_key[&3].approximate_backlog_age,
             proto_span(Duration::from_secs(2))
         );
         assert_eq!(full.stats_by_priority_key[&5].approximate_backlog_count, 0);
-        let set = full
-            .config
-            .unwrap()
-            .queue_rate_limit
-            .unwrap()
-            .rate_limit
-            .unwrap();
-        assert_eq!(set.requests_per_second, 2.0);
+        let shown = full.config.unwrap().queue_rate_limit.unwrap();
+        assert_eq!(shown.rate_limit.unwrap().requests_per_second, 2.0);
+        assert_eq!(shown.metadata.unwrap().reason, "enough");
         let status = full.task_queue_status.unwrap();
         assert_eq!(
             (status.backlog_count_hint, status.rate_per_second),
             (7, 2.0)
         );
 
-        let unused = default_mode(&request, QueueInfo::default());
+        let unused = default_mode(&request, QueueInfo::default(), None);
         assert!(unused.effective_rate_limit.is_none());
-        assert!(unused.config.unwrap().queue_rate_limit.is_none());
+        assert!(unused.config.is_none());
         assert_eq!(
             unused.task_queue_status.unwrap().rate_per_second,
             UNLIMITED_PER_SECOND

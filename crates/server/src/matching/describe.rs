@@ -21,8 +21,6 @@ pub struct QueueInfo {
     /// By priority, for those with tasks or traffic; 3 is always there.
     pub stats_by_priority: Vec<(u8, Stats)>,
     pub effective_rate: Option<EffectiveRate>,
-    /// What `UpdateTaskQueueConfig` set.
-    pub api_rate: Option<f64>,
     /// What the last worker to set one asked for.
     pub worker_rate: Option<f64>,
 }
@@ -71,7 +69,6 @@ impl Matching {
                 .map(|p| (p, queue.stats(&mut s, Some(p), now)))
                 .collect(),
             effective_rate: s.limiter.effective(),
-            api_rate: s.limiter.api_rate(),
             worker_rate: s.limiter.worker_rate(),
         }
     }

@@ -214,6 +214,10 @@ impl Store for Faulty {
         self.inner.namespaces()
     }
 
+    fn queue_records(&self) -> Result<Vec<QueueRecord>, Error> {
+        self.inner.queue_records()
+    }
+
     fn list(
         &self,
         schema: &Schema,

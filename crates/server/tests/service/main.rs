@@ -6,6 +6,7 @@ mod faulty;
 mod rig;
 
 mod failures;
+mod queue_configs;
 mod restart;
 mod retention;
 mod shutdown;

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
-use tidemill_connect::embed::{self, Call, Spec};
+use tidemill_connect::embed::{self, Call, Embedder, Identity, Spec};
 use tidemill_pipeline::data::{FailedItem, Item, Part};
 use tidemill_pipeline::stage::{Kind, StageType, Type};
 
@@ -72,6 +72,11 @@ impl Stage for EmbedText {
             opened = embed::open(&with.model, &cx.data) => opened?,
             () = cx.cancelled.cancelled() => return Err(Error::cancelled()),
         };
+        // A name says by itself how to open the model again.
+        let spec = match &with.model {
+            Spec::Name(name) if name == embedder.name() => None,
+            spec => serde_json::to_value(spec.without_credentials()).ok(),
+        };
         let progress = cx.progress.clone();
         let call = Call {
             batch: with.batch.map(NonZeroUsize::get),
@@ -81,12 +86,10 @@ impl Stage for EmbedText {
         let results = embedder.embed(texts, &call).await?;
         for (item, result) in items.into_iter().zip(results) {
             match result {
-                Ok(vector) => out.items.push(with_vector(
-                    item,
-                    &vector,
-                    embedder.name(),
-                    embedder.revision(),
-                )),
+                Ok(vector) => {
+                    out.items
+                        .push(with_vector(item, &vector, embedder.as_ref(), spec.as_ref()))
+                }
                 Err(reason) => out
                     .failed
                     .push(failed(item, cx, format!("{NAME}: {reason}"))),
@@ -94,9 +97,25 @@ impl Stage for EmbedText {
         }
         Ok(out)
     }
+
+    async fn revision(&self, with: &Value, cx: &Context) -> Result<Option<String>, Error> {
+        let model = model_of(with, cx).await?;
+        Ok(Some(format!("{} {}", model.name, model.revision)))
+    }
 }
 
-fn with_vector(mut item: Item, vector: &[f32], model: &str, revision: &str) -> Item {
+/// What computes the vectors of this stage, as its parameters name it.
+pub(crate) async fn model_of(with: &Value, cx: &Context) -> Result<Identity, Error> {
+    let With { model, .. } = params::parse(NAME, with.clone())?;
+    Ok(embed::identify(&model, &cx.data).await?)
+}
+
+fn with_vector(
+    mut item: Item,
+    vector: &[f32],
+    embedder: &dyn Embedder,
+    spec: Option<&Value>,
+) -> Item {
     let mut bytes = Vec::with_capacity(size_of_val(vector));
     for number in vector {
         bytes.extend_from_slice(&number.to_le_bytes());
@@ -104,8 +123,11 @@ fn with_vector(mut item: Item, vector: &[f32], model: &str, revision: &str) -> I
     if let Value::Object(record) = &mut item.value {
         record.insert("vector".to_owned(), STANDARD.encode(bytes).into());
         record.insert("dimension".to_owned(), vector.len().into());
-        record.insert("model".to_owned(), model.into());
-        record.insert("revision".to_owned(), revision.into());
+        record.insert("model".to_owned(), embedder.name().into());
+        record.insert("revision".to_owned(), embedder.revision().into());
+        if let Some(spec) = spec {
+            record.insert("embedder".to_owned(), spec.clone());
+        }
     }
     item
 }

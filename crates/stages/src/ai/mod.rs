@@ -10,6 +10,7 @@ mod tests;
 use tidemill_connect::inference;
 
 pub use embed_text::EmbedText;
+pub(crate) use embed_text::model_of;
 pub use llm_generate::LlmGenerate;
 
 use crate::{Error, ErrorKind};

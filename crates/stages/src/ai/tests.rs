@@ -3,7 +3,8 @@
 #[path = "../../../connect/tests/support/mod.rs"]
 mod support;
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -111,7 +112,7 @@ async fn after_bad_json_twice_the_fallback_answers() {
         system.starts_with("You sort mail.\n\nAnswer with one JSON value"),
         "{system}"
     );
-    let keys: std::collections::BTreeSet<_> = asked
+    let keys: BTreeSet<_> = asked
         .iter()
         .map(|asked| asked.header("idempotency-key"))
         .collect();
@@ -355,4 +356,53 @@ async fn a_poison_item_fails_alone_and_a_missing_model_fails_the_task() {
     let error = missing.expect_err("no such model");
     assert_eq!(error.kind, ErrorKind::Invalid);
     assert!(error.message.contains("/nowhere/models/no-such"), "{error}");
+}
+
+/// A model's folder; only its files count here.
+fn model_folder(data: &Path) -> PathBuf {
+    let folder = data.join("models/toy");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        std::fs::write(folder.join(file), file).expect("written");
+    }
+    folder
+}
+
+#[tokio::test]
+async fn the_revision_of_a_local_model_is_that_of_its_files() {
+    let data = tempfile::tempdir().expect("a folder");
+    let folder = model_folder(data.path());
+    let cx = Context {
+        data: data.path().to_owned(),
+        ..context()
+    };
+    let revision = async || {
+        let with = json!({"model": "toy", "batch": 2});
+        let revision = EmbedText.revision(&with, &cx).await;
+        revision.expect("read").expect("a model has one")
+    };
+    let before = revision().await;
+    assert!(before.starts_with("toy sha256:"), "{before}");
+    assert_eq!(revision().await, before);
+    let mut seen = BTreeSet::from([before.clone()]);
+    for file in [
+        "tokenizer.json",
+        "config.json",
+        "model.safetensors",
+        // Says how long texts may be, and need not be there.
+        "sentence_bert_config.json",
+    ] {
+        std::fs::write(folder.join(file), "something else than before").expect("written");
+        assert!(seen.insert(revision().await), "{file} changes nothing");
+    }
+    model_folder(data.path());
+    std::fs::remove_file(folder.join("sentence_bert_config.json")).expect("removed");
+    assert_eq!(
+        revision().await,
+        before,
+        "the same files are the same model"
+    );
+    std::fs::remove_dir_all(folder).expect("removed");
+    let error = EmbedText.revision(&json!({"model": "toy"}), &cx).await;
+    assert_eq!(error.expect_err("gone").kind, ErrorKind::Invalid);
 }

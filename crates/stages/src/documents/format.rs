@@ -19,6 +19,8 @@ pub(crate) enum Format {
     Tsv,
     /// A document for each line: a JSON object.
     Jsonl,
+    /// A document for each row, in builds with the feature `parquet`.
+    Parquet,
 }
 
 impl Format {
@@ -31,12 +33,21 @@ impl Format {
             Format::Csv => "text/csv",
             Format::Tsv => "text/tab-separated-values",
             Format::Jsonl => "application/jsonl",
+            Format::Parquet => "application/vnd.apache.parquet",
         }
     }
 
     /// Whether each row is a document.
     pub(crate) fn has_rows(self) -> bool {
-        matches!(self, Format::Csv | Format::Tsv | Format::Jsonl)
+        matches!(
+            self,
+            Format::Csv | Format::Tsv | Format::Jsonl | Format::Parquet
+        )
+    }
+
+    /// Whether its files are text.
+    pub(crate) fn is_text(self) -> bool {
+        !matches!(self, Format::Pdf | Format::Parquet)
     }
 
     /// By the name's extension; `None` if that says nothing.
@@ -50,6 +61,7 @@ impl Format {
             "csv" => Format::Csv,
             "tsv" => Format::Tsv,
             "jsonl" | "ndjson" => Format::Jsonl,
+            "parquet" => Format::Parquet,
             _ => return None,
         })
     }
@@ -63,6 +75,7 @@ impl Format {
             "text/csv" => Format::Csv,
             "text/tab-separated-values" => Format::Tsv,
             "application/jsonl" | "application/x-ndjson" | "application/jsonlines" => Format::Jsonl,
+            "application/vnd.apache.parquet" => Format::Parquet,
             "application/json" | "application/xml" => Format::Text,
             // Servers send Markdown and CSV as text/plain: the name in the URL may know better.
             _ => return None,

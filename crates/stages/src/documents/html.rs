@@ -1,4 +1,5 @@
-//! HTML to Markdown: the article of a page, or the whole page when no article stands out.
+//! HTML to Markdown: what a page marks as its main part, or the whole page without what it marks as
+//! furniture. What is not marked is not guessed at: a guess that goes wrong loses text.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -14,8 +15,15 @@ const SKIPPED: [&str; 10] = [
     "script", "style", "noscript", "template", "svg", "iframe", "head", "nav", "form", "button",
 ];
 
-/// An article with a smaller share of the page's text than this is a wrong guess.
-const ARTICLE_SHARE_MIN: f64 = 0.25;
+/// What pages mark as not their subject.
+const FURNITURE: &str = "nav, aside, body > header, body > footer, [role=navigation], [role=banner], \
+     [role=contentinfo], [role=search], [aria-hidden=true], .navheader, .navfooter";
+
+/// What pages mark as their subject, the surest mark first.
+const MAIN: [&str; 3] = ["main", "[role=main]", "article"];
+
+/// A main part with a smaller share of the page's text than this is marked wrongly.
+const MAIN_SHARE_MIN: f64 = 0.25;
 
 /// Elements within elements: what walks them recurses. Browsers stop here as well.
 const DEPTH_MAX: usize = 512;
@@ -62,19 +70,26 @@ fn convert(html: &str, mode: HtmlMode) -> Result<Page, String> {
     }
     let whole = converter.tree_to_markdown(&tree);
     let mut page = Page::default();
-    if let Ok(mut readability) = Readability::new(html, None, None) {
-        page.title = given(readability.get_article_title().to_string());
-        if let Ok(article) = readability.parse() {
-            page.title = given(article.title);
-            page.author = article.byline.and_then(given);
-            page.language = article.lang.and_then(given);
-            page.published = article.published_time.and_then(given);
-            if mode == HtmlMode::Article {
-                let main = converter.convert(&article.content).map_err(unreadable)?;
-                if main.len() as f64 >= whole.len() as f64 * ARTICLE_SHARE_MIN {
-                    page.markdown = with_heading(&whole, &main, page.title.as_deref());
-                }
-            }
+    if let Ok(readability) = Readability::new(html, None, None) {
+        let about = readability.get_article_metadata(readability.parse_json_ld());
+        page.title = given(about.title).or_else(|| given(readability.get_article_title().into()));
+        page.author = about.byline.and_then(given);
+        page.language = about.lang.and_then(given);
+        page.published = about.published_time.and_then(given);
+        if mode == HtmlMode::Article {
+            let document = &readability.doc;
+            document.select(FURNITURE).remove();
+            let rest = converter.convert(&document.html()).map_err(unreadable)?;
+            page.markdown = MAIN
+                .iter()
+                .map(|mark| document.select(mark))
+                // Several of a kind are a list of articles: the page is their sum.
+                .find(|found| found.length() == 1)
+                .map(|found| converter.convert(&found.html()))
+                .transpose()
+                .map_err(unreadable)?
+                .filter(|main| main.len() as f64 >= rest.len() as f64 * MAIN_SHARE_MIN)
+                .unwrap_or(rest);
         }
     }
     if page.markdown.trim().is_empty() {
@@ -82,20 +97,6 @@ fn convert(html: &str, mode: HtmlMode) -> Result<Page, String> {
     }
     page.markdown = page.markdown.trim().to_owned();
     Ok(page)
-}
-
-/// The article, with the page's own heading if that was dropped as a repetition of the title.
-fn with_heading(whole: &str, main: &str, title: Option<&str>) -> String {
-    let main = main.trim();
-    let heading = whole.lines().find(|line| line.starts_with("# "));
-    match (heading, title) {
-        (Some(heading), Some(title))
-            if title.contains(heading[2..].trim()) && !main.contains(heading) =>
-        {
-            format!("{heading}\n\n{main}")
-        }
-        _ => main.to_owned(),
-    }
 }
 
 /// How deep elements are nested, without recursion.
@@ -139,6 +140,20 @@ mod tests {
         assert_eq!(page.markdown, "Short.");
         let page = read(PAGE, HtmlMode::Page).unwrap();
         assert!(page.markdown.contains("Contact us"), "{}", page.markdown);
+    }
+
+    #[test]
+    fn what_is_not_marked_is_kept_each_time_the_same() {
+        let unmarked = "<html><head><title>T</title></head><body><div class=navheader>Prev Next</div>\
+            <div><h1>Sluices</h1><p>One.</p></div><div><p>Two.</p><p>Three.</p></div>\
+            <div class=navfooter>Up</div></body></html>";
+        for _ in 0..50 {
+            let page = read(unmarked, HtmlMode::Article).unwrap();
+            assert_eq!(page.markdown, "# Sluices\n\nOne.\n\nTwo.\n\nThree.");
+        }
+        let several = "<body><article>One.</article><article>Two.</article></body>";
+        let page = read(several, HtmlMode::Article).unwrap();
+        assert!(page.markdown.contains("One.") && page.markdown.contains("Two."));
     }
 
     #[test]

@@ -62,7 +62,7 @@ struct With {
     /// What is taken of an HTML page.
     #[serde(default)]
     html: HtmlMode,
-    /// How rows of CSV and JSONL become documents.
+    /// How rows of CSV, JSONL and Parquet become documents.
     #[serde(default)]
     rows: Rows,
     /// Added to the metadata of each document.
@@ -107,7 +107,7 @@ impl Stage for Load {
     fn describe(&self) -> StageType {
         StageType {
             name: NAME.to_owned(),
-            summary: "Loads text, Markdown, HTML, PDF, CSV and JSONL from files, folders and URLs."
+            summary: "Loads text, Markdown, HTML, PDF, CSV, JSONL and Parquet from files, folders and URLs."
                 .to_owned(),
             kind: Kind::Source,
             input: Type::Any,

@@ -5,6 +5,7 @@ mod files;
 mod format;
 mod html;
 mod load;
+mod parquet;
 mod pdf;
 mod read;
 mod rows;

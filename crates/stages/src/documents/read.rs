@@ -9,8 +9,9 @@ use serde_json::{Map, Value};
 use super::encoding::{SNIFF_BYTES, declared_in_html, decode, is_binary};
 use super::format::Format;
 use super::html::{self, HtmlMode};
+use super::parquet;
 use super::pdf::{self, PdfReader};
-use super::rows::{self, Rows};
+use super::rows::{self, Row, Rows};
 use crate::records::{Document, sha256};
 use crate::text::{front_matter, markdown_title};
 
@@ -78,7 +79,7 @@ impl Reader {
             each(Loaded::Skipped("empty".to_owned()));
             return Ok(());
         }
-        if known != Some(Format::Pdf) && is_binary(&bytes) {
+        if known.is_none_or(Format::is_text) && is_binary(&bytes) {
             if known.is_some() {
                 return Err("has zero bytes in it, so it is no text".to_owned());
             }
@@ -86,6 +87,9 @@ impl Reader {
             return Ok(());
         }
         let format = known.unwrap_or(Format::Text);
+        if format == Format::Parquet {
+            return self.parquet(uri, parquet::Source::File(file), each);
+        }
         if format.has_rows() {
             let all = bytes.chain(file);
             return self.rows(uri, format, all, each);
@@ -120,8 +124,10 @@ impl Reader {
         let bytes = response.bytes;
         let result = if bytes.is_empty() {
             Err("the response is empty".to_owned())
-        } else if format != Format::Pdf && is_binary(&bytes) {
+        } else if format.is_text() && is_binary(&bytes) {
             Err("the response has zero bytes in it, so it is no text".to_owned())
+        } else if format == Format::Parquet {
+            self.parquet(url, parquet::Source::Bytes(bytes.into()), each)
         } else if format.has_rows() {
             self.rows(url, format, bytes.as_slice(), each)
         } else {
@@ -158,16 +164,29 @@ impl Reader {
             reader,
             &self.rows,
             self.max_bytes,
-            &mut |row| {
-                each(match row {
-                    Ok(mut document) => {
-                        document.metadata.extend(self.metadata.clone());
-                        Loaded::Document(Box::new(document))
-                    }
-                    Err((id, why)) => Loaded::Failed { id, why },
-                })
-            },
+            &mut |row| each(self.row(row)),
         )
+    }
+
+    fn parquet(
+        &self,
+        uri: &str,
+        source: parquet::Source,
+        each: &mut dyn FnMut(Loaded) -> bool,
+    ) -> Result<(), String> {
+        parquet::read(uri, source, &self.rows, self.max_bytes, &mut |row| {
+            each(self.row(row))
+        })
+    }
+
+    fn row(&self, row: Row) -> Loaded {
+        match row {
+            Ok(mut document) => {
+                document.metadata.extend(self.metadata.clone());
+                Loaded::Document(Box::new(document))
+            }
+            Err((id, why)) => Loaded::Failed { id, why },
+        }
     }
 
     fn whole(

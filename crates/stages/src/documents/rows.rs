@@ -152,7 +152,8 @@ fn read_csv(
     Ok(())
 }
 
-fn document(
+/// A row as a document, or why it is none.
+pub(super) fn document(
     uri: &str,
     number: u64,
     mut fields: Map<String, Value>,

@@ -28,6 +28,7 @@ pub struct Request;
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct With {
+    /// The address, with `http://` or `https://`.
     url: String,
     /// `GET` by default, `POST` when there is a body.
     method: Option<String>,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -15,7 +16,7 @@ use tokenizers::Tokenizer;
 use super::measure::Measure;
 use super::splitter::Splitter;
 use super::structure::Structure;
-use crate::records::Document;
+use crate::records::{Document, sha256};
 use crate::{Context, Error, Stage, params};
 
 const NAME: &str = "text.split";
@@ -28,7 +29,13 @@ const SIZE_TOKENS: usize = 256;
 #[derive(Default)]
 pub struct Split {
     /// By path; loading one costs more than splitting a document.
-    tokenizers: Mutex<BTreeMap<PathBuf, Arc<Measure>>>,
+    tokenizers: Mutex<BTreeMap<PathBuf, Loaded>>,
+}
+
+/// A tokenizer, and the size and time of the file that it was read from.
+struct Loaded {
+    stamp: Option<(u64, SystemTime)>,
+    measure: Arc<Measure>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -122,28 +129,20 @@ impl Split {
     }
 
     fn tokenizer(&self, name: &str, data: &Path) -> Result<Arc<Measure>, Error> {
-        let path = [
-            data.join("models").join(name).join("tokenizer.json"),
-            Path::new(name).join("tokenizer.json"),
-            PathBuf::from(name),
-        ]
-        .into_iter()
-        .find(|path| path.is_file())
-        .ok_or_else(|| {
-            let models = data.join("models");
-            let why = format!(
-                "there is no tokenizer.json at {name} or in {}",
-                models.display()
-            );
-            params::wrong(NAME, "tokenizer", why)
-        })?;
+        let path = find_tokenizer(name, data)?;
+        let stamp = path
+            .metadata()
+            .and_then(|file| Ok((file.len(), file.modified()?)));
+        let stamp = stamp.ok();
         // A panic while it was held left the map as it was.
         let mut known = self
             .tokenizers
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(measure) = known.get(&path) {
-            return Ok(measure.clone());
+        if let Some(loaded) = known.get(&path)
+            && loaded.stamp == stamp
+        {
+            return Ok(loaded.measure.clone());
         }
         let wrong = |e| params::wrong(NAME, "tokenizer", format!("{}: {e}", path.display()));
         let mut tokenizer = Tokenizer::from_file(&path).map_err(wrong)?;
@@ -151,9 +150,33 @@ impl Split {
         tokenizer.with_truncation(None).map_err(wrong)?;
         tokenizer.with_padding(None);
         let measure = Arc::new(Measure::Tokenizer(Box::new(tokenizer)));
-        known.insert(path, measure.clone());
+        let loaded = Loaded {
+            stamp,
+            measure: measure.clone(),
+        };
+        known.insert(path, loaded);
         Ok(measure)
     }
+}
+
+/// The file of the tokenizer `name`.
+fn find_tokenizer(name: &str, data: &Path) -> Result<PathBuf, Error> {
+    let models = data.join("models");
+    let places = [
+        models.join(name).join("tokenizer.json"),
+        Path::new(name).join("tokenizer.json"),
+        PathBuf::from(name),
+    ];
+    places
+        .into_iter()
+        .find(|path| path.is_file())
+        .ok_or_else(|| {
+            let why = format!(
+                "there is no tokenizer.json at {name} or in {}",
+                models.display()
+            );
+            params::wrong(NAME, "tokenizer", why)
+        })
 }
 
 #[async_trait]
@@ -177,6 +200,19 @@ impl Stage for Split {
         tokio::task::spawn_blocking(move || job.run(chunk.items))
             .await
             .map_err(|e| Error::failed(format!("{NAME}: splitting broke down: {e}")))
+    }
+
+    /// The tokenizer that counts.
+    async fn revision(&self, with: &Value, cx: &Context) -> Result<Option<String>, Error> {
+        let with: With = params::parse(NAME, with.clone())?;
+        let Some(name) = &with.tokenizer else {
+            return Ok(None);
+        };
+        let path = find_tokenizer(name, &cx.data)?;
+        let bytes = tokio::fs::read(&path)
+            .await
+            .map_err(|e| params::wrong(NAME, "tokenizer", format!("{}: {e}", path.display())))?;
+        Ok(Some(format!("sha256:{}", sha256(&bytes))))
     }
 }
 

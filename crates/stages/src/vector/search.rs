@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tidemill_connect::embed::{self, Spec};
-use tidemill_connect::vector::{Filter, VectorStore};
+use tidemill_connect::vector::{Filter, Model};
 use tidemill_pipeline::stage::{Kind, StageType, Type};
 
 use crate::{Context, Error, Stage, params};
@@ -77,15 +77,12 @@ impl Stage for Search {
                 let query = query
                     .or_else(|| input.as_str().map(str::to_owned))
                     .ok_or_else(|| params::wrong(NAME, "query", "there is nothing to look for"))?;
-                let model = match with.model {
-                    Some(model) => model,
-                    None => match index.info().await.map_err(failed)?.model {
-                        Some(made) => Spec::Name(made.model),
-                        // An empty index: nothing is near to anything.
-                        None => return Ok(json!({ "matches": [] })),
-                    },
+                let made = index.model().await.map_err(failed)?;
+                // An empty index: nothing is near to anything.
+                let Some(made) = made else {
+                    return Ok(json!({ "matches": [] }));
                 };
-                embedded(&query, &model, index.as_ref(), cx).await?
+                embedded(&query, with.model.as_ref(), &made, cx).await?
             }
         };
         let matches = index
@@ -96,18 +93,29 @@ impl Stage for Search {
     }
 }
 
-/// The query's vector, if the model is the one that the index was made with.
+/// The query's vector, if `model`, or else the index's own, is the one that the index was made with.
 async fn embedded(
     query: &str,
-    model: &Spec,
-    index: &dyn VectorStore,
+    model: Option<&Spec>,
+    made: &Model,
     cx: &Context,
 ) -> Result<Vec<f32>, Error> {
-    let embedder = embed::open(model, &cx.data).await?;
-    let info = index.info().await.map_err(|e| super::error(NAME, e))?;
-    if let Some(made) = info.model
-        && (made.model != embedder.name() || made.revision != embedder.revision())
-    {
+    let failed = |error: embed::Error| {
+        // What is wrong with the query's text is not the model's fault.
+        let of_model = model.is_none() && error.kind != embed::ErrorKind::Invalid;
+        let mut error = Error::from(error);
+        if of_model {
+            error.message = format!(
+                "{NAME}: a query is embedded by the model that the index was made with: {}; or \
+                 name the model in another way, as `model`",
+                error.message
+            );
+        }
+        error
+    };
+    let spec = model.cloned().unwrap_or_else(|| made.spec());
+    let embedder = embed::open(&spec, &cx.data).await.map_err(failed)?;
+    if made.model != embedder.name() || made.revision != embedder.revision() {
         let why = format!(
             "the index was made with {made}; {} (revision {}) embeds the query differently",
             embedder.name(),
@@ -116,7 +124,7 @@ async fn embedded(
         return Err(params::wrong(NAME, "model", why));
     }
     tokio::select! {
-        vector = embed::embed_one(embedder.as_ref(), query) => Ok(vector?),
+        vector = embed::embed_one(embedder.as_ref(), query) => vector.map_err(failed),
         () = cx.cancelled.cancelled() => Err(Error::cancelled()),
     }
 }

@@ -8,6 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tidemill_connect::embed::Spec;
 use tidemill_connect::vector::{ChunkVector, DocumentChunks, Model};
 use tidemill_pipeline::data::{FailedItem, Item, Part};
 use tidemill_pipeline::stage::{Kind, StageType, Type};
@@ -43,6 +44,8 @@ struct Record {
     dimension: usize,
     model: String,
     revision: String,
+    #[serde(default)]
+    embedder: Option<Spec>,
 }
 
 #[async_trait]
@@ -152,9 +155,10 @@ fn read(
         model: record.model,
         revision: record.revision,
         dimension: record.dimension,
+        embedder: record.embedder,
     };
     let first = model.get_or_insert_with(|| own.clone());
-    if *first != own {
+    if !first.goes_with(&own) {
         return Err(wrong(format!("made by {own}, others by {first}")));
     }
     let mut metadata = record.metadata;

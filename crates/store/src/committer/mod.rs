@@ -274,7 +274,8 @@ fn size(commit: &Commit) -> usize {
         })
         .sum();
     // A deleted run's pages are all written once more.
-    runs + commit.deletes.len() * 64 * ROW + commit.namespaces.len() * ROW
+    let records = commit.namespaces.len() + commit.queues.len();
+    runs + commit.deletes.len() * 64 * ROW + records * ROW
 }
 
 /// Writes a batch and says what became of each submission; empty when all went well.

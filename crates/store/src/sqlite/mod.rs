@@ -23,7 +23,8 @@ use self::checkpoint::{Checkpointer, Fsyncs};
 use self::readers::Readers;
 use crate::{
     Commit, Error, ExecutionCount, ExecutionPage, HistoryBatch, NamespaceId, NamespaceWrite, Nanos,
-    OutboxRow, QueueName, RunId, RunIdentity, RunNo, Store, StoredRun, StoredTask, visibility,
+    OutboxRow, QueueName, QueueRecord, RunId, RunIdentity, RunNo, Store, StoredRun, StoredTask,
+    visibility,
 };
 
 /// How much a power failure may take.
@@ -263,6 +264,10 @@ impl Store for SqliteStore {
 
     fn namespaces(&self) -> Result<Vec<NamespaceWrite>, Error> {
         self.read(read::namespaces)
+    }
+
+    fn queue_records(&self) -> Result<Vec<QueueRecord>, Error> {
+        self.read(read::queue_records)
     }
 
     fn list(

@@ -7,8 +7,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::schema::{KIND_DUE, KIND_TASK, META_RUN_HIGH_WATER};
 use crate::{
-    Error, HistoryBatch, NamespaceId, NamespaceWrite, Nanos, OutboxRow, QueueName, RunId,
-    RunIdentity, RunNo, StateRow, StoredRun, StoredTask, TaskKey, TaskRow,
+    Error, HistoryBatch, NamespaceId, NamespaceWrite, Nanos, OutboxRow, QueueName, QueueRecord,
+    RunId, RunIdentity, RunNo, StateRow, StoredRun, StoredTask, TaskKey, TaskRow,
 };
 
 type Read<T> = rusqlite::Result<T>;
@@ -81,6 +81,23 @@ pub(super) fn namespaces(conn: &Connection) -> Result<Vec<NamespaceWrite>, Error
                 id: row.get(0)?,
                 name: row.get(1)?,
                 value: Some(bytes(row, 2)?),
+            })
+        },
+    )
+}
+
+/// Those of namespaces that have a record themselves: what was written of another by a caller who
+/// came too late means nothing.
+pub(super) fn queue_records(conn: &Connection) -> Result<Vec<QueueRecord>, Error> {
+    collect(
+        conn,
+        "SELECT n.id, q.name, q.kind, q.value FROM queue_records q CROSS JOIN namespaces n ON n.no = q.namespace
+         WHERE n.value IS NOT NULL ORDER BY q.namespace, q.name, q.kind",
+        [],
+        |row| {
+            Ok(QueueRecord {
+                queue: QueueName { namespace: row.get(0)?, name: row.get(1)?, kind: row.get(2)? },
+                value: bytes(row, 3)?,
             })
         },
     )

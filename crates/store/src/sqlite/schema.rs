@@ -31,7 +31,10 @@ pub(super) const META_RUN_HIGH_WATER: &str = "run_high_water";
 
 /// `MIGRATIONS[n]` takes a file from format n to format n + 1; format 0 is the empty file. A format
 /// that was released is never edited: add a step.
-const MIGRATIONS: &[&[&str]] = &[&[TABLES, crate::visibility::layout::INDEXES]];
+const MIGRATIONS: &[&[&str]] = &[
+    &[TABLES, crate::visibility::layout::INDEXES],
+    &[QUEUE_RECORDS],
+];
 
 const TABLES: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -99,6 +102,14 @@ CREATE TABLE tasks (
 CREATE TABLE outbox (
   run INTEGER NOT NULL, id INTEGER NOT NULL, value BLOB NOT NULL,
   PRIMARY KEY (run, id)
+) WITHOUT ROWID;
+";
+
+/// Apart from `queues`, whose rows are forgotten when a queue is empty.
+const QUEUE_RECORDS: &str = "
+CREATE TABLE queue_records (
+  namespace INTEGER NOT NULL, name TEXT NOT NULL, kind INTEGER NOT NULL, value BLOB NOT NULL,
+  PRIMARY KEY (namespace, name, kind)
 ) WITHOUT ROWID;
 ";
 
@@ -175,6 +186,38 @@ mod tests {
             .map(Result::unwrap)
             .collect();
         assert_eq!(rows, [1, 2]);
+    }
+
+    /// The file of a binary that knew no records of queues.
+    #[test]
+    fn a_file_of_the_first_format_keeps_its_data_and_takes_queue_records() {
+        use super::super::{read, write};
+
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate_with(&mut conn, &MIGRATIONS[..1]).unwrap();
+        conn.execute(
+            "INSERT INTO namespaces (id, name, value) VALUES (?1, 'kept', x'01')",
+            [[1u8; 16]],
+        )
+        .unwrap();
+        migrate(&mut conn).unwrap();
+        assert_eq!(format(&conn).unwrap(), FORMAT);
+        assert_eq!(read::namespaces(&conn).unwrap()[0].name, "kept");
+
+        let record = crate::QueueRecord {
+            queue: crate::QueueName {
+                namespace: [1; 16],
+                name: "q".into(),
+                kind: 2,
+            },
+            value: bytes::Bytes::from_static(b"set"),
+        };
+        let commit = crate::Commit {
+            queues: vec![record.clone()],
+            ..Default::default()
+        };
+        write::apply(&conn, &mut write::Known::default(), &[&commit]).unwrap();
+        assert_eq!(read::queue_records(&conn).unwrap(), [record]);
     }
 
     #[test]

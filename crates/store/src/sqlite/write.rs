@@ -7,8 +7,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::execution;
 use super::schema::{KIND_DUE, KIND_TASK, META_RUN_HIGH_WATER};
 use crate::{
-    Commit, Error, HistoryBatch, NamespaceId, NamespaceWrite, Nanos, QueueName, RunNo, RunWrite,
-    StateRow, TaskKey, TaskRow,
+    Commit, Error, HistoryBatch, NamespaceId, NamespaceWrite, Nanos, QueueName, QueueRecord, RunNo,
+    RunWrite, StateRow, TaskKey, TaskRow,
 };
 
 /// Sticky queues come and go with their workers: past this many known queues, the empty ones are
@@ -38,6 +38,9 @@ pub(super) fn apply(
             .filter(|write| write.value.is_some())
         {
             writes.put_namespace(namespace)?;
+        }
+        for record in &commit.queues {
+            writes.put_queue_record(record)?;
         }
         for run in &commit.runs {
             writes.run(run)?;
@@ -273,13 +276,24 @@ impl Writes<'_> {
         Ok(())
     }
 
-    /// Deletes a namespace's record, and its number too when nothing uses it.
+    fn put_queue_record(&mut self, record: &QueueRecord) -> Result<(), Error> {
+        let QueueRecord { queue, value } = record;
+        let namespace = self.namespace(&queue.namespace)?;
+        self.execute(
+            "INSERT INTO queue_records (namespace, name, kind, value) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET value = excluded.value",
+            params![namespace, &*queue.name, queue.kind, &value[..]],
+        )?;
+        Ok(())
+    }
+
+    /// Deletes a namespace's record and those of its queues, and its number too when nothing uses it.
     fn remove_namespace(&mut self, id: &NamespaceId) -> Result<(), Error> {
         let number = self.namespace(id)?;
         self.execute(
             "UPDATE namespaces SET name = NULL, value = NULL WHERE no = ?1",
             [number],
         )?;
+        self.execute("DELETE FROM queue_records WHERE namespace = ?1", [number])?;
         self.execute(
             "DELETE FROM namespaces WHERE no = ?1
                AND NOT EXISTS (SELECT 1 FROM executions WHERE namespace = ?1) AND NOT EXISTS (SELECT 1 FROM queues WHERE namespace = ?1)",

@@ -9,6 +9,7 @@ mod fixture;
 mod history;
 mod identity;
 mod outbox;
+mod queue_records;
 mod reopen;
 mod state;
 mod tasks;
@@ -46,6 +47,9 @@ suite! {
     identity::runs_of_a_namespace_are_paged_by_number,
     identity::namespaces_are_written_and_renamed,
     outbox::the_outbox_is_paged_over_runs,
+    queue_records::records_are_replaced_and_read_back,
+    queue_records::records_outlive_an_empty_queue,
+    queue_records::records_go_with_their_namespace,
     reopen::everything_is_there_after_reopening,
     reopen::high_water_counts_runs_and_tasks,
     state::rows_are_written_replaced_and_deleted,

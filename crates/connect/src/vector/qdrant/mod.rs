@@ -48,7 +48,7 @@ impl Qdrant {
     }
 
     /// What made the vectors; `None` if nothing was written.
-    async fn model(&self) -> Result<Option<Model>, Error> {
+    async fn model_there(&self) -> Result<Option<Model>, Error> {
         let points = self.points(&[model_point()]).await?;
         let Some(payload) = points.first() else {
             return Ok(None);
@@ -117,7 +117,8 @@ impl Qdrant {
 
     /// Makes the collection for this model, or refuses another.
     async fn prepare(&self, given: &Model) -> Result<(), Error> {
-        if self.model().await?.is_none() {
+        let before = self.model_there().await?;
+        if before.is_none() {
             let vector = json!({"size": given.dimension, "distance": "Cosine"});
             self.client
                 .make(json!({"vectors": {VECTOR: vector}}))
@@ -126,13 +127,23 @@ impl Qdrant {
                 let body = json!({"field_name": field, "field_schema": "keyword"});
                 self.client.put("index?wait=true", body).await?;
             }
+        }
+        let news = match &before {
+            None => true,
+            Some(there) => given.goes_with(there) && given.supersedes(there),
+        };
+        if news {
             let payload = json!({"kind": "model", "model": given});
             let point = json!({"id": model_point(), "vector": {}, "payload": payload});
             self.put(vec![point]).await?;
         }
         // Another writer may have been faster, so what is there counts.
-        match self.model().await? {
-            Some(there) if there != *given => Err(Error::Mismatch {
+        let there = match before {
+            Some(there) if !news => Some(there),
+            _ => self.model_there().await?,
+        };
+        match there {
+            Some(there) if !there.goes_with(given) => Err(Error::Mismatch {
                 index: self.client.name().to_owned(),
                 there: Box::new(there),
                 given: Box::new(given.clone()),
@@ -258,7 +269,7 @@ impl VectorStore for Qdrant {
         filter: &Filter,
     ) -> Result<Vec<Match>, Error> {
         let filter = filter::chunks(filter)?;
-        let Some(there) = self.model().await? else {
+        let Some(there) = self.model_there().await? else {
             return Ok(Vec::new());
         };
         super::check_query(self.client.name(), &there, &vector)?;
@@ -273,8 +284,12 @@ impl VectorStore for Qdrant {
         Ok(points.into_iter().map(Match::from).collect())
     }
 
+    async fn model(&self) -> Result<Option<Model>, Error> {
+        self.model_there().await
+    }
+
     async fn info(&self) -> Result<Info, Error> {
-        let Some(model) = self.model().await? else {
+        let Some(model) = self.model_there().await? else {
             return Ok(Info::default());
         };
         let processed =

@@ -240,6 +240,11 @@ impl VectorStore for Sqlite {
         .await
     }
 
+    async fn model(&self) -> Result<Option<Model>, Error> {
+        self.read(|tx, name| read::model(tx).map_err(|e| failed(name, e)))
+            .await
+    }
+
     async fn info(&self) -> Result<Info, Error> {
         self.read(|tx, name| read::info(tx).map_err(|e| failed(name, e)))
             .await

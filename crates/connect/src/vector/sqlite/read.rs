@@ -8,12 +8,15 @@ use serde_json::{Map, Value};
 use super::super::{Filter, Info, Match, Model};
 
 pub(super) fn model(conn: &Connection) -> rusqlite::Result<Option<Model>> {
-    let mut sql = conn.prepare_cached("SELECT model, revision, dimension FROM model")?;
+    let mut sql = conn.prepare_cached("SELECT model, revision, dimension, embedder FROM model")?;
     let read = sql.query_row([], |row| {
+        let embedder: Option<String> = row.get(3)?;
         Ok(Model {
             model: row.get(0)?,
             revision: row.get(1)?,
             dimension: unsigned(row, 2)? as usize,
+            // One that a newer version wrote may be unknown; the model's name is left.
+            embedder: embedder.and_then(|json| serde_json::from_str(&json).ok()),
         })
     });
     read.optional()

@@ -11,8 +11,8 @@ use super::{failed, unavailable};
 
 /// Marks the file as ours, in the SQLite header ("TdVx").
 const APPLICATION_ID: i64 = 0x5464_5678;
-/// The format that is written; a newer one is refused.
-const FORMAT: i64 = 1;
+/// The format that is written; a newer one is refused. Format 1 had no `model.embedder`.
+const FORMAT: i64 = 2;
 /// How long a process waits for another one that writes.
 const BUSY: Duration = Duration::from_secs(30);
 
@@ -24,7 +24,7 @@ const BUSY: Duration = Duration::from_secs(30);
 const SCHEMA: &str = "
 CREATE TABLE model (
   one INTEGER PRIMARY KEY CHECK (one = 1), model TEXT NOT NULL, revision TEXT NOT NULL,
-  dimension INTEGER NOT NULL
+  dimension INTEGER NOT NULL, embedder TEXT
 );
 -- Without a hash a document is not processed: some of its chunks were removed.
 CREATE TABLE documents (no INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, uri TEXT NOT NULL, hash TEXT);
@@ -82,6 +82,7 @@ pub(super) fn connect(name: &str, path: &Path, create: bool) -> Result<Option<Co
         // Another process may have been faster.
         is_ours(&conn, name, path)?;
     }
+    upgrade(&mut conn).map_err(|e| failed(name, e))?;
     conn.pragma_update(None, "synchronous", "FULL")
         .map_err(|e| failed(name, e))?;
     conn.set_prepared_statement_cache_capacity(32);
@@ -97,7 +98,7 @@ fn is_ours(conn: &Connection, name: &str, path: &Path) -> Result<bool, Error> {
         Ok((number("application_id")?, number("user_version")?, tables))
     };
     match look().map_err(|e: rusqlite::Error| failed(name, e))? {
-        (APPLICATION_ID, FORMAT, _) => Ok(true),
+        (APPLICATION_ID, 1..=FORMAT, _) => Ok(true),
         (APPLICATION_ID, newer, _) => Err(Error::Invalid(format!(
             "the vector index {name} has format {newer} and this binary knows {FORMAT}: use the \
              version of tidemill that wrote {}; the file is left as it is",
@@ -126,6 +127,23 @@ fn make(conn: &mut Connection) -> rusqlite::Result<()> {
     if format == 0 {
         tx.execute_batch(SCHEMA)?;
         tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+        tx.pragma_update(None, "user_version", FORMAT)?;
+    }
+    tx.commit()
+}
+
+/// Brings a file of an earlier format up to this one's.
+fn upgrade(conn: &mut Connection) -> rusqlite::Result<()> {
+    let format = |conn: &Connection| {
+        conn.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))
+    };
+    if format(conn)? == FORMAT {
+        return Ok(());
+    }
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Another process may have been faster.
+    if format(&tx)? == 1 {
+        tx.execute_batch("ALTER TABLE model ADD COLUMN embedder TEXT")?;
         tx.pragma_update(None, "user_version", FORMAT)?;
     }
     tx.commit()

@@ -9,6 +9,7 @@ use serde_json::{Map, json};
 
 use super::super::ChunkVector;
 use super::*;
+use crate::embed::Spec;
 
 /// Statements until this process kills itself; below zero it does not.
 static STEPS_LEFT: AtomicI64 = AtomicI64::new(-1);
@@ -26,6 +27,7 @@ fn model() -> Model {
         model: "toy".to_owned(),
         revision: "1".to_owned(),
         dimension: 2,
+        embedder: None,
     }
 }
 
@@ -156,7 +158,7 @@ async fn files_of_newer_versions_and_of_others_stay_as_they_are() {
         .unwrap();
     Connection::open(&newer)
         .unwrap()
-        .pragma_update(None, "user_version", 2)
+        .pragma_update(None, "user_version", 3)
         .unwrap();
     let foreign = folder.path().join("foreign.db");
     Connection::open(&foreign)
@@ -170,7 +172,7 @@ async fn files_of_newer_versions_and_of_others_stay_as_they_are() {
     )
     .unwrap();
     for (file, said) in [
-        (newer, "format 2"),
+        (newer, "format 3"),
         (foreign, "something else"),
         (text, "none of SQLite"),
     ] {
@@ -184,6 +186,36 @@ async fn files_of_newer_versions_and_of_others_stay_as_they_are() {
         assert!(matches!(index.info().await, Err(Error::Invalid(_))));
         assert_eq!(std::fs::read(&file).unwrap(), before);
     }
+}
+
+#[tokio::test]
+async fn a_file_of_the_first_format_is_brought_up_to_this_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (index, path) = index(folder.path());
+    index
+        .upsert(&model(), vec![document("a", "v", 1)])
+        .await
+        .unwrap();
+    // Another file than the one that this process has open.
+    let old = folder.path().join("old.db");
+    let made = Connection::open(&path).unwrap();
+    made.execute("VACUUM INTO ?1", [old.to_str()]).unwrap();
+    let old_format = "ALTER TABLE model DROP COLUMN embedder; PRAGMA user_version = 1";
+    let made = Connection::open(&old).unwrap();
+    made.execute_batch(old_format).unwrap();
+    let index = open("old", &old).unwrap();
+    assert_eq!(index.model().await.unwrap(), Some(model()));
+    let spec = Spec::Name("./models/toy".to_owned());
+    let found = Model {
+        embedder: Some(spec),
+        ..model()
+    };
+    index
+        .upsert(&found, vec![document("b", "v", 1)])
+        .await
+        .unwrap();
+    assert_eq!(index.model().await.unwrap(), Some(found));
+    assert_eq!(index.info().await.unwrap().documents, 2);
 }
 
 #[tokio::test]

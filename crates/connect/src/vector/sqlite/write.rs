@@ -15,22 +15,24 @@ pub(super) fn upsert(
 ) -> Result<Upserted, Error> {
     let failed = |e| failed(name, e);
     if documents.iter().any(|document| !document.chunks.is_empty()) {
-        match read::model(tx).map_err(failed)? {
-            Some(there) if there != *given => {
-                return Err(Error::Mismatch {
-                    index: name.to_owned(),
-                    there: Box::new(there),
-                    given: Box::new(given.clone()),
-                });
-            }
-            Some(_) => {}
-            None => {
-                let sql =
-                    "INSERT INTO model (one, model, revision, dimension) VALUES (1, ?1, ?2, ?3)";
-                let dimension = signed(given.dimension as u64);
-                let row = params![given.model, given.revision, dimension];
-                tx.execute(sql, row).map_err(failed)?;
-            }
+        let there = read::model(tx).map_err(failed)?;
+        if let Some(there) = &there
+            && !there.goes_with(given)
+        {
+            return Err(Error::Mismatch {
+                index: name.to_owned(),
+                there: Box::new(there.clone()),
+                given: Box::new(given.clone()),
+            });
+        }
+        if there.is_none_or(|there| given.supersedes(&there)) {
+            let sql = "INSERT OR REPLACE INTO model (one, model, revision, dimension, embedder)
+                       VALUES (1, ?1, ?2, ?3, ?4)";
+            let dimension = signed(given.dimension as u64);
+            let embedder = given.embedder.as_ref().map(serde_json::to_string);
+            let embedder = embedder.transpose().map_err(|e| failed(unwritable(e)))?;
+            let row = params![given.model, given.revision, dimension, embedder];
+            tx.execute(sql, row).map_err(failed)?;
         }
     }
     let mut done = Upserted::default();
@@ -56,8 +58,7 @@ fn replace(
     step();
     done.removed += remove_chunks(tx, no)?;
     for chunk in &document.chunks {
-        let metadata = serde_json::to_string(&chunk.metadata)
-            .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+        let metadata = serde_json::to_string(&chunk.metadata).map_err(unwritable)?;
         let index = signed(chunk.index);
         let mut sql = tx.prepare_cached(
             "INSERT INTO chunks (document, id, position, text, metadata) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -119,6 +120,10 @@ pub(super) fn delete(tx: &Transaction<'_>, filter: &Filter) -> rusqlite::Result<
             .execute([document])?;
     }
     Ok(chunks.len() as u64)
+}
+
+fn unwritable(error: serde_json::Error) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(error))
 }
 
 /// SQLite has no numbers above this.

@@ -55,6 +55,7 @@ wrong! {
     file_too_large, "file-too-large", format!("name: {}", "x".repeat(1024 * 1024));
     too_deep, "too-deep", format!("name: {}", "[".repeat(100) + &"]".repeat(100));
     billion_laughs, "too-many-values", laughs();
+    not_linear, "not-linear", "name: test\nlinear: true\nstages:\n  - { id: a, approve: ok? }\n  - parallel:\n      b: [ { approve: b?, when: \"a.choice == 'approve'\" } ]\n      c: { approve: c? }\n  - { id: end, approve: end?, needs: [a] }\n  - { id: last, approve: last?, needs: [] }\n";
     unknown_anchor, "unknown-anchor", stages("  - approve: *question\n");
     recursive_alias, "recursive-alias", stages("  - &a\n    uses: documents.load\n    with: { path: *a }\n");
     merge_key, "unknown-key", "base: &b { resource: cpu }\nname: test\nstages:\n  - <<: *b\n    approve: ok?\n";

@@ -1,6 +1,7 @@
 //! The check as a whole: text in, plan or findings out.
 
 mod diagnostics;
+mod following;
 mod plans;
 mod properties;
 

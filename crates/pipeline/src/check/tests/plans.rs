@@ -280,7 +280,7 @@ fn called_pipelines_are_within_the_plan() {
 fn python_functions_are_activities_of_their_own_name() {
     let plan = plan(
         "name: x\ndefaults: { resource: cpu }\nstages:\n\
-         - { uses: python.call, with: { function: my_stage, depth: 2 } }\n",
+         - { uses: python.call, with: { function: my_stage, depth: 2 }, cache: 1h }\n",
     );
     let Work::Task(step) = &node(&plan, "my_stage").work else {
         panic!()
@@ -290,6 +290,11 @@ fn python_functions_are_activities_of_their_own_name() {
         ("my_stage", "python")
     );
     assert_eq!(step.with, json!({ "depth": 2 }));
+    // Whether the function is pure is for its worker to say.
+    assert_eq!(
+        step.cache.as_ref().map(|cache| cache.ttl_ms),
+        Some(3_600_000)
+    );
 }
 
 #[test]
@@ -310,7 +315,7 @@ fn defaults_give_way_to_what_a_stage_says() {
 fn finally_sees_everything_and_nothing_waits_for_it() {
     let plan = plan(
         "name: x\nstages:\n- { id: a, uses: http.request, with: { url: u } }\n\
-         finally:\n- { id: tell, uses: http.request, with: { url: 'u?{{ a.status }}{{ run.id }}' } }\n",
+         finally:\n- { id: tell, uses: http.request, with: { url: 'u?{{ a.status }}{{ run.status }}' } }\n",
     );
     assert_eq!(plan.nodes.len(), 1);
     assert_eq!(plan.finally.len(), 1);

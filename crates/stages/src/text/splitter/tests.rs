@@ -35,6 +35,18 @@ impl Draw {
         self.0 % n
     }
 
+    fn function(&mut self) -> String {
+        let mut text = format!("def f{}():", self.below(5_000));
+        for _ in 0..2 + self.below(12) {
+            text.push_str(&format!(
+                "\n    v{} = {}",
+                self.below(50),
+                self.below(5_000)
+            ));
+        }
+        text
+    }
+
     fn paragraph(&mut self) -> String {
         let mut text = String::new();
         for _ in 0..1 + self.below(6) {
@@ -72,15 +84,29 @@ fn the_same_text_gives_the_same_ids() {
 
 #[test]
 fn an_edited_paragraph_changes_only_chunks_around_it() {
-    let mut draw = Draw(7);
-    let paragraphs: Vec<String> = (0..120).map(|_| draw.paragraph()).collect();
-    let text = paragraphs.join("\n\n");
-    for (structure, overlap) in [
-        (Structure::Plain, 0),
-        (Structure::Markdown, 0),
-        (Structure::Plain, 80),
+    let (characters, tokens) = (&Measure::Characters, &Measure::Estimate);
+    for (structure, measure, size, overlap) in [
+        (Structure::Plain, characters, 600, 0),
+        (Structure::Markdown, characters, 600, 0),
+        (Structure::Plain, characters, 600, 80),
+        (Structure::Plain, tokens, 120, 0),
+        (Structure::Plain, tokens, 120, 20),
+        (Structure::Code, characters, 300, 0),
     ] {
-        let before = split(&text, structure, 600, overlap);
+        let mut draw = Draw(7);
+        let mut paragraph = || match structure {
+            Structure::Code => draw.function(),
+            _ => draw.paragraph(),
+        };
+        let splitter = Splitter {
+            measure,
+            size,
+            overlap,
+        };
+        let split = |text: &str| splitter.split("a.txt", &document(text), structure);
+        let paragraphs: Vec<String> = (0..120).map(|_| paragraph()).collect();
+        let text = paragraphs.join("\n\n");
+        let before = split(&text);
         let known = ids(&before);
         let mut changed = 0;
         for edited in 0..paragraphs.len() {
@@ -88,11 +114,11 @@ fn an_edited_paragraph_changes_only_chunks_around_it() {
             match edited % 3 {
                 // A word more, a new paragraph before it, the paragraph gone.
                 0 => edit[edited].push_str(" Edited."),
-                1 => edit.insert(edited, draw.paragraph()),
+                1 => edit.insert(edited, paragraph()),
                 _ => drop(edit.remove(edited)),
             }
             let text = edit.join("\n\n");
-            let after = split(&text, structure, 600, overlap);
+            let after = split(&text);
             let new: Vec<usize> = (0..after.len())
                 .filter(|&i| !known.contains(after[i].0.as_str()))
                 .collect();
@@ -114,9 +140,9 @@ fn an_edited_paragraph_changes_only_chunks_around_it() {
         let per_edit = changed as f64 / paragraphs.len() as f64;
         assert!(
             per_edit < 2.5,
-            "{structure:?} {overlap}: {per_edit} chunks per edit"
+            "{structure:?} {size} {overlap}: {per_edit} chunks per edit"
         );
-        assert!(before.len() > 40);
+        assert!(before.len() > 40, "{structure:?} {size}: {}", before.len());
     }
 }
 

@@ -24,7 +24,7 @@ const RECORDED: [&str; 7] = [
 ];
 
 fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/histories")
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("histories")
 }
 
 /// Replays a history that has just been made, and records it if that is wanted.

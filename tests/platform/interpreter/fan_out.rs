@@ -140,6 +140,7 @@ async fn a_rerun_touches_only_failed_items() {
             id: "again".to_owned(),
             keep: [("load".to_owned(), collection("loaded", 9))].into(),
             failed_items: [("embed".to_owned(), before)].into(),
+            ..StartOptions::default()
         };
         let plan = embedding(9, 0.0, json!({}));
         assert!(matches!(plan.nodes[1].work, Work::FanOut(_)));

@@ -181,6 +181,7 @@ async fn a_rerun_keeps_what_it_is_given() {
         let options = StartOptions {
             id: "rerun".to_owned(),
             keep: [("a".to_owned(), json!("kept"))].into(),
+            earlier: Some("first".to_owned()),
             ..StartOptions::default()
         };
         session
@@ -190,6 +191,10 @@ async fn a_rerun_keeps_what_it_is_given() {
         assert_eq!(outputs, json!("kept"));
         assert_eq!(statuses(&state), [("a", Status::Kept), ("b", Status::Done)]);
         assert_eq!(session.script.count("+a"), 0);
+        // What it keeps lies in artifacts of that run.
+        let kept = session.script.tasks("tidemill.keep");
+        assert_eq!(kept, [json!({"run": "first"})]);
+        assert_eq!(state.earlier.as_deref(), Some("first"));
     })
     .await;
 }

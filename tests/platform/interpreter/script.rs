@@ -250,6 +250,16 @@ impl Script {
         Ok(collection("failed only", 1))
     }
 
+    #[activity(name = "tidemill.keep")]
+    async fn keep(
+        self: Arc<Self>,
+        _ctx: ActivityContext,
+        input: Value,
+    ) -> Result<Value, ActivityError> {
+        self.internal("tidemill.keep", &input);
+        Ok(Value::Null)
+    }
+
     #[activity(name = "tidemill.fail_chunk")]
     async fn fail_chunk(
         self: Arc<Self>,
