@@ -12,7 +12,7 @@ ARGS ?=
 # Tests share the cores and the build folder; side by side they would only disturb each other.
 .NOTPARALLEL:
 
-.PHONY: help build demo demo-engine test unit wire pipelines python pyright crash crash-short bench-engine bench-pipeline bench-documents check fmt clippy typos deny clean
+.PHONY: help build demo demo-engine test unit wire pipelines pipelines-apart pipelines-full python pyright crash crash-short bench-engine bench-pipeline bench-documents check fmt clippy typos deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,6 +38,15 @@ wire: build $(VENV)/.ready ## The official Python SDK and raw protocol calls aga
 
 pipelines: build $(VENV)/.python ## The examples and the commands from end to end, kill -9 included
 	$(VENV)/bin/pytest -q -p no:xdist tests/pipelines $(ARGS)
+
+# The same tests with engine and worker as processes apart; TIDEMILL_TEST_ENGINE=HOST:PORT runs `pipelines`
+# against an engine that runs already, Tidemill's or a Temporal server.
+pipelines-apart: build $(VENV)/.python ## The same with engine and worker apart
+	$(VENV)/bin/pytest -q -p no:xdist tests/pipelines --mode apart $(ARGS)
+
+pipelines-full: build $(VENV)/.python ## 20 kills, 100,000 items, 10,000 waiting runs
+	$(VENV)/bin/pytest -q -s -p no:xdist --full --mode apart tests/pipelines/test_kills.py tests/pipelines/test_items.py \
+		tests/pipelines/test_waiting.py $(ARGS)
 
 python: build $(VENV)/.python ## The Python package: ruff, its tests against the binary
 	cd python && ../$(VENV)/bin/ruff check . ../examples/python-stage

@@ -83,10 +83,10 @@ stages:
       stages: [ { uses: shell.run, id: look, with: { command: [test, "{{ item }}", -ne, "3"] } } ]
   - id: second
     map:
-      stages: [ { uses: shell.run, id: echo, with: { command: [echo, "{{ item.status }}"] } } ]
+      stages: [ { uses: shell.run, id: echo, with: { command: [echo, "{{ item.code }}"] } } ]
   - id: third
     map:
-      stages: [ { uses: shell.run, id: again, with: { command: [echo, "{{ item.status }}"] } } ]
+      stages: [ { uses: shell.run, id: again, with: { command: [echo, "{{ item.code }}"] } } ]
 """
 
 

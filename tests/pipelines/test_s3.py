@@ -50,7 +50,8 @@ class Bucket:
     def sizes(self, prefix: str) -> dict[str, int]:
         """Objects by their keys."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
-        return {found["Key"]: found["Size"] for page in pages for found in page.get("Contents", [])}
+        found = [found for page in pages for found in page.get("Contents", [])]
+        return {one["Key"]: one["Size"] for one in found}
 
 
 @pytest.fixture

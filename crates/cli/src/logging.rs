@@ -17,7 +17,8 @@ pub(crate) enum Format {
 
 /// Starts logging. `level` is a level, or directives such as `info,tidemill_server=debug`.
 pub(crate) fn start(format: Format, level: &str) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(level)
+    // What a library thinks of a document is no message of ours.
+    let filter = EnvFilter::try_new(format!("html5ever=error,{level}"))
         .map_err(|error| Failure::usage(format!("--log-level {level}: {error}")))?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)

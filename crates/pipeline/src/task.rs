@@ -17,6 +17,8 @@ pub mod internal {
     pub const FAILED_ONLY: &str = "tidemill.failed_only";
     /// [`FailChunk`](super::FailChunk) → [`PartOutput`](super::PartOutput).
     pub const FAIL_CHUNK: &str = "tidemill.fail_chunk";
+    /// [`Evaluate`](super::Evaluate) → the values, a JSON list.
+    pub const EVALUATE: &str = "tidemill.evaluate";
     /// [`Keep`](super::Keep) → null.
     pub const KEEP: &str = "tidemill.keep";
 }
@@ -115,6 +117,14 @@ pub struct Collect {
 pub struct FailedOnly {
     pub over: Collection,
     pub results: Collection,
+}
+
+/// Evaluates templates that look into values kept as artifacts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evaluate {
+    pub texts: Vec<String>,
+    /// What they can name, an object.
+    pub scope: Value,
 }
 
 /// Keeps the artifacts of an earlier run for as long as those of the run that asks.

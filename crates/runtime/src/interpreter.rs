@@ -15,7 +15,6 @@ use tidemill_pipeline::run::{
     ANSWER_SIGNAL, ANSWER_UPDATE, Answer, NodeState, RunInput, RunResult, RunState, STATE_QUERY,
     Status, WORKFLOW,
 };
-use tidemill_pipeline::template;
 
 use crate::carry::{Carry, End, Limits};
 use crate::nodes;
@@ -241,9 +240,4 @@ fn fail(ctx: &WorkflowContext<Interpreter>, error: String) -> WorkflowTerminatio
         .non_retryable(true)
         .details(state);
     failure.build().into()
-}
-
-/// The outputs that a plan promises.
-pub(crate) fn outputs(outputs: &Value, scope: &Value) -> Result<Value, String> {
-    template::evaluate(outputs, scope).map_err(|error| format!("the pipeline's outputs: {error}"))
 }

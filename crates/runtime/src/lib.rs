@@ -12,6 +12,7 @@
 mod carry;
 pub mod client;
 mod context;
+mod evaluate;
 mod in_flight;
 mod interpreter;
 mod nodes;

@@ -12,9 +12,10 @@ use tidemill_pipeline::task::{Keep, RunRef, internal};
 use tidemill_pipeline::template;
 
 use crate::carry::{Carry, End, Progress};
-use crate::context::{Context, scope};
+use crate::context::Context;
+use crate::evaluate;
 use crate::in_flight::InFlight;
-use crate::interpreter::{Interpreter, Setup, outputs};
+use crate::interpreter::{Interpreter, Setup};
 use crate::nodes::{self, Left, Outcome, Paused};
 use crate::task::{self, Fault, Task};
 
@@ -80,13 +81,19 @@ pub(crate) async fn run(workflow: &WorkflowContext<Interpreter>, setup: &Rc<Setu
         return walk.drained();
     }
     match (end, walk.failure.take()) {
-        (End::Done, None) => match outputs(
-            &plan.outputs,
-            &scope(workflow, &walk.run, walk.end.as_deref()),
-        ) {
-            Ok(outputs) => Stop::Ended(End::Done, outputs),
-            Err(error) => Stop::Ended(End::Failed(error), Value::Null),
-        },
+        (End::Done, None) => {
+            walk.nodes = plan.nodes.iter().cloned().map(Rc::new).collect();
+            walk.offset = 0;
+            walk.token = root;
+            match walk.outputs(&plan.outputs).await {
+                Ok(outputs) => Stop::Ended(End::Done, outputs),
+                Err(Fault::Failed(failure)) => {
+                    Stop::Ended(End::Failed(failure.message), Value::Null)
+                }
+                Err(Fault::Canceled) => Stop::Ended(End::Canceled, Value::Null),
+                Err(Fault::Paused) => walk.drained(),
+            }
+        }
         (End::Done, Some(error)) => Stop::Ended(End::Failed(error), Value::Null),
         (End::Failed(error), Some(more)) => {
             let error = format!("{error}; after that, {more}");
@@ -299,6 +306,17 @@ impl Walk {
                     .update(|state| state.fan_out = fan_out.cloned());
                 self.set(at, Status::Kept, output);
             }
+        }
+    }
+
+    /// The outputs that the plan promises.
+    async fn outputs(&self, outputs: &Value) -> Result<Value, Fault> {
+        // What has to be evaluated by a task is shown at the last node.
+        match self.nodes.len().checked_sub(1) {
+            Some(last) => {
+                evaluate::value(&self.context(last), "the pipeline's outputs", outputs).await
+            }
+            None => Ok(Value::Null),
         }
     }
 

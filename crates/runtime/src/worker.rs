@@ -16,6 +16,9 @@ use crate::Interpreter;
 /// Runs that are kept in memory between their tasks. One that is not is replayed from its history.
 const CACHED_RUNS: usize = 200;
 const POLLERS: usize = 4;
+/// How long a task waits for the worker that has its run in memory: a run stands still for as long when
+/// that worker was killed.
+const STICKY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two tries to reach the engine: from the first to the last.
 const CONNECT_WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
@@ -85,6 +88,7 @@ async fn work(engine: &Engine, stop: impl Future<Output = ()>) -> Result<(), Err
         .register_workflow::<Interpreter>()
         .map_err(|error| failed(&error))?
         .max_cached_workflows(CACHED_RUNS)
+        .sticky_queue_schedule_to_start_timeout(STICKY_TIMEOUT)
         .workflow_task_poller_behavior(PollerBehavior::SimpleMaximum(POLLERS))
         .build();
     let runtime = Runtime::from_current_tokio(Default::default()).map_err(|e| failed(&e))?;

@@ -6,7 +6,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tidemill_pipeline::data::{Collection, FailedItem, Item, Manifest, Part, PartEntry};
-use tidemill_pipeline::task::{Collect, FailChunk, FailedOnly, Keep, PartOutput, internal};
+use tidemill_pipeline::task::{
+    Collect, Evaluate, FailChunk, FailedOnly, Keep, PartOutput, internal,
+};
+use tidemill_pipeline::template;
 use tidemill_stages::{Error, Sink};
 
 use crate::parts::{Limits, PartSink};
@@ -23,6 +26,7 @@ pub(crate) fn is_one(activity: &str) -> bool {
             | internal::CHUNK
             | internal::FAILED_ONLY
             | internal::FAIL_CHUNK
+            | internal::EVALUATE
             | internal::KEEP
     )
 }
@@ -41,6 +45,10 @@ pub(crate) async fn run(
         internal::COLLECT => collect(store, read(value)?).await?,
         internal::CHUNK => chunk(store, value).await?,
         internal::FAILED_ONLY => failed_only(store, read(value)?).await?,
+        internal::EVALUATE => {
+            let values = evaluate(store, read(value)?).await?;
+            return serde_json::to_vec(&values).map_err(not_json);
+        }
         internal::KEEP => {
             let Keep { run } = read(value)?;
             store.keep_run(&run).await?;
@@ -58,9 +66,21 @@ fn read<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
     serde_json::from_value(value).map_err(|e| Error::invalid(format!("the task's payload: {e}")))
 }
 
+async fn evaluate(store: &Store, evaluate: Evaluate) -> Result<Vec<Value>, Error> {
+    let scope = store.resolve(evaluate.scope).await?;
+    let mut values = Vec::with_capacity(evaluate.texts.len());
+    for text in &evaluate.texts {
+        let value = template::evaluate_text(text, &scope)
+            .map_err(|error| Error::invalid(error.to_string()))?;
+        values.push(store.claim_check(value).await?);
+    }
+    Ok(values)
+}
+
 async fn fail_chunk(store: &Store, lost: FailChunk) -> Result<PartOutput, Error> {
     let chunk = store.chunk(&lost.input).await?;
     let mut failed = chunk.failed;
+    let failed_before = failed.len();
     failed.extend(chunk.items.into_iter().map(|item| FailedItem {
         id: item.id,
         source: item.source,
@@ -71,7 +91,7 @@ async fn fail_chunk(store: &Store, lost: FailChunk) -> Result<PartOutput, Error>
         items: Vec::new(),
         failed,
     };
-    part_output(store, part).await
+    part_output(store, part, failed_before).await
 }
 
 async fn collect(store: &Store, collect: Collect) -> Result<Collection, Error> {

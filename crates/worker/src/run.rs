@@ -146,7 +146,7 @@ impl Runner {
                 let failed_before = chunk.failed.len();
                 let part = fan_out::run(&store, whole, chunk, &cx).await?;
                 whole_result = part.failed.len() == failed_before;
-                Output::Part(part_output(&store, part).await?)
+                Output::Part(part_output(&store, part, failed_before).await?)
             }
         };
         if let Some(key) = key.filter(|_| whole_result) {
@@ -222,10 +222,15 @@ async fn few(
     Ok(Output::Value(store.claim_check(value).await?))
 }
 
-/// Lays a part down.
-pub(crate) async fn part_output(store: &Store, part: Part) -> Result<PartOutput, Error> {
+/// Lays a part down. So many of its items had failed before: the first error is another's, if there is
+/// one.
+pub(crate) async fn part_output(
+    store: &Store,
+    part: Part,
+    failed_before: usize,
+) -> Result<PartOutput, Error> {
     let digest = store.put_part(&part).await?;
-    let first = part.failed.first();
+    let first = part.failed.get(failed_before).or(part.failed.first());
     Ok(PartOutput {
         digest,
         count: part.items.len() as u64,

@@ -44,7 +44,12 @@ pub(crate) struct Worker {
         env = "TIDEMILL_ENGINE"
     )]
     engine: String,
-    #[arg(long, value_name = "NAME", default_value = DEFAULT)]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = DEFAULT,
+        env = "TIDEMILL_NAMESPACE"
+    )]
     namespace: String,
     /// Run stages only: other processes interpret plans.
     #[arg(long)]

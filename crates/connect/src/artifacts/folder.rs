@@ -4,11 +4,13 @@
 //! flushed. The root is made when the store is opened and never after: a disk that is not mounted
 //! must not be mistaken for an empty store.
 
+use std::collections::hash_map::RandomState;
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, Hasher};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -30,11 +32,13 @@ struct Disk {
     root: PathBuf,
 }
 
-/// A name that no other temporary file has, of this process or of another: a store may be open twice.
+/// A name that no other temporary file has: a store may be open twice in a process, and in processes
+/// of the same number on several machines.
 fn temporary_name() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
+    static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().build_hasher().finish());
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    format!("{}-{number}", std::process::id())
+    format!("{:016x}-{number}", *PROCESS)
 }
 
 impl Folder {

@@ -5,7 +5,7 @@
 //! other string gives text, into which lists and objects go as JSON. An undefined name or field is
 //! an error that says what is known.
 //!
-//! A value kept as an artifact can only be passed on whole: a template does not see what is in it.
+//! A value kept as an artifact can only be passed on whole: to look into it, it has to be resolved before.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -147,6 +147,18 @@ pub fn roots_in(value: &Value) -> Result<BTreeSet<String>, Error> {
 /// The names that an expression of `when:` mentions.
 pub fn condition_roots(expression: &str) -> Result<BTreeSet<String>, Error> {
     Ok(first_parts(condition_paths(expression)?))
+}
+
+/// Whether a text's templates name a value kept as an artifact, or what lies in one.
+pub fn touches_artifact(text: &str, scope: &Value) -> bool {
+    let touches = |path: &String| {
+        let mut value = Some(scope);
+        path.split('.').any(|part| {
+            value = value.and_then(|value| value.get(part));
+            value.is_some_and(is_artifact)
+        })
+    };
+    paths(text).is_ok_and(|paths| paths.iter().any(touches))
 }
 
 /// Whether there is anything to evaluate in a text.

@@ -95,6 +95,10 @@ fn what_is_wrong_is_named_with_what_is_known() {
     }
     for text in ["{{ big | length }}", "see {{ big }}", "{{ big['title'] }}"] {
         assert!(evaluate_text(text, &scope()).is_err(), "{text}");
+        assert!(touches_artifact(text, &scope()), "{text}");
+    }
+    for text in ["{{ laod.count }}", "{{ load.count }}", "big", "{{ 'big' }}"] {
+        assert!(!touches_artifact(text, &scope()), "{text}");
     }
     let error = evaluate_text("{% set x = 1 %}{{ x }}", &scope()).unwrap_err();
     assert_eq!(error.message, "templates have no `set` statement");

@@ -10,10 +10,10 @@ use temporalio_sdk::{TimerOptions, TimerResult, WaitConditionOptions};
 use tidemill_pipeline::inputs;
 use tidemill_pipeline::plan::{Approve, FORMAT, Plan};
 use tidemill_pipeline::run::{Answer, RunState, Status};
-use tidemill_pipeline::template;
 
 use super::{Left, Outcome, Paused};
 use crate::context::Context;
+use crate::evaluate;
 
 /// The choice that fails the run unless the pipeline says where it leads.
 const REJECT: &str = "reject";
@@ -22,10 +22,10 @@ pub(super) async fn run(cx: &Context, approve: &Approve, left: Left) -> Outcome 
     let deadline = if left.asks {
         left.deadline
     } else {
-        let message = match template::evaluate_text(&approve.message, &cx.scope()) {
+        let message = match evaluate::text(cx, "its message", &approve.message).await {
             Ok(Value::String(text)) => text,
             Ok(other) => other.to_string(),
-            Err(error) => return Outcome::failed(format!("its message: {error}")),
+            Err(fault) => return fault.into(),
         };
         cx.update(|node| {
             node.status = Status::Asking;

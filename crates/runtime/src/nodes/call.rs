@@ -10,19 +10,19 @@ use temporalio_sdk::{
 use tidemill_pipeline::inputs;
 use tidemill_pipeline::plan::Call;
 use tidemill_pipeline::run::{RunInput, RunResult};
-use tidemill_pipeline::template;
 
 use super::Outcome;
 use crate::context::Context;
+use crate::evaluate;
 use crate::interpreter::Interpreter;
 
 pub(super) async fn run(cx: &Context, call: &Call) -> Outcome {
-    let scope = cx.scope();
     let mut inputs = BTreeMap::new();
     for (name, value) in &call.inputs {
-        match template::evaluate(value, &scope) {
+        let what = format!("input `{name}` of the call");
+        match evaluate::value(cx, &what, value).await {
             Ok(value) => inputs.insert(name.clone(), value),
-            Err(error) => return Outcome::failed(format!("input `{name}` of the call: {error}")),
+            Err(fault) => return fault.into(),
         };
     }
     let inputs = match inputs::complete(&call.plan, &inputs) {

@@ -17,10 +17,11 @@ use tidemill_pipeline::task::{
 };
 use tidemill_pipeline::template;
 
-use super::single::{cache, failed, of, speaks_of_item};
+use super::single::{cache, failed, of};
 use super::{Left, Outcome, Paused, as_collection};
 use crate::carry::{Position, Progress};
 use crate::context::Context;
+use crate::evaluate;
 use crate::in_flight::InFlight;
 use crate::task::{self, Failure, Fault, INVALID, Task};
 
@@ -33,7 +34,7 @@ const AHEAD: u32 = 4;
 const LOST_IN_A_ROW: u32 = 8;
 
 pub(super) async fn run(cx: &Context, fan_out: &FanOut, left: Left) -> Outcome {
-    let steps = match prepare(cx, fan_out) {
+    let steps = match prepare(cx, fan_out).await {
         Ok(steps) => Rc::new(steps),
         Err(fault) => return fault.into(),
     };
@@ -66,15 +67,17 @@ struct Prepared {
 }
 
 /// Evaluates what does not speak of an item.
-fn prepare(cx: &Context, fan_out: &FanOut) -> Result<Vec<Prepared>, Fault> {
+async fn prepare(cx: &Context, fan_out: &FanOut) -> Result<Vec<Prepared>, Fault> {
     let scope = cx.scope();
-    let prepare = |step: &Step| {
+    let mut prepared = Vec::with_capacity(fan_out.steps.len());
+    for step in &fan_out.steps {
         let wrong =
             |error: template::Error| Fault::failed(failed(step, &format!("`with`: {error}")));
+        let with = evaluate::around_items(cx, &failed(step, "`with`"), &step.with).await?;
         let mut roots = BTreeSet::new();
-        let with = evaluate_around_items(&step.with, &scope, &mut roots).map_err(wrong)?;
+        roots_beside_items(&step.with, &mut roots).map_err(wrong)?;
         if let Some(key) = step.cache.as_ref().and_then(|cache| cache.key.as_ref())
-            && speaks_of_item(key)
+            && evaluate::speaks_of_item(key)
         {
             roots.extend(template::roots(key).map_err(wrong)?);
         }
@@ -82,7 +85,7 @@ fn prepare(cx: &Context, fan_out: &FanOut) -> Result<Vec<Prepared>, Fault> {
             .into_iter()
             .filter_map(|root| Some((root.clone(), scope.get(&root)?.clone())))
             .collect();
-        Ok(Prepared {
+        prepared.push(Prepared {
             step: step.clone(),
             with,
             scope: if named.is_empty() {
@@ -90,43 +93,30 @@ fn prepare(cx: &Context, fan_out: &FanOut) -> Result<Vec<Prepared>, Fault> {
             } else {
                 Value::Object(named)
             },
-            cache: cache(step, &scope)?,
-        })
-    };
-    fan_out.steps.iter().map(prepare).collect()
+            cache: cache(cx, step).await?,
+        });
+    }
+    Ok(prepared)
 }
 
-/// Evaluates strings that do not mention `item`; leaves the others, and adds to `roots` what else
-/// they mention.
-fn evaluate_around_items(
-    value: &Value,
-    scope: &Value,
-    roots: &mut BTreeSet<String>,
-) -> Result<Value, template::Error> {
-    Ok(match value {
+/// What the strings that mention `item` mention besides.
+fn roots_beside_items(value: &Value, roots: &mut BTreeSet<String>) -> Result<(), template::Error> {
+    match value {
         Value::String(text) => {
             let named = template::roots(text)?;
             if named.contains("item") {
                 roots.extend(named.into_iter().filter(|root| root != "item"));
-                value.clone()
-            } else {
-                template::evaluate_text(text, scope)?
             }
+            Ok(())
         }
         Value::Array(values) => values
             .iter()
-            .map(|value| evaluate_around_items(value, scope, roots))
-            .collect::<Result<_, _>>()?,
-        Value::Object(fields) => {
-            let mut evaluated = Map::new();
-            for (key, field) in fields {
-                let field = evaluate_around_items(field, scope, roots)?;
-                evaluated.insert(key.clone(), field);
-            }
-            Value::Object(evaluated)
-        }
-        other => other.clone(),
-    })
+            .try_for_each(|value| roots_beside_items(value, roots)),
+        Value::Object(fields) => fields
+            .values()
+            .try_for_each(|value| roots_beside_items(value, roots)),
+        _ => Ok(()),
+    }
 }
 
 /// The collection to run over.
@@ -143,8 +133,7 @@ async fn begin(
         };
         return task::run(cx, &Task::internal(internal::FAILED_ONLY, node), &input).await;
     }
-    let over = template::evaluate_text(&fan_out.over, &cx.scope())
-        .map_err(|error| Fault::failed(format!("what `{node}` runs over: {error}")))?;
+    let over = evaluate::text(cx, &format!("what `{node}` runs over"), &fan_out.over).await?;
     if let Some(collection) = as_collection(&over) {
         return Ok(collection);
     }

@@ -2,18 +2,18 @@
 
 use serde_json::{Map, Value};
 use tidemill_pipeline::plan::Join;
-use tidemill_pipeline::template;
 
 use super::Outcome;
 use crate::context::Context;
+use crate::evaluate;
 
-pub(super) fn run(cx: &Context, join: &Join) -> Outcome {
-    let scope = cx.scope();
+pub(super) async fn run(cx: &Context, join: &Join) -> Outcome {
     let mut outputs = Map::new();
     for (branch, output) in &join.outputs {
-        match template::evaluate_text(output, &scope) {
+        let what = format!("the output of `{branch}`");
+        match evaluate::text(cx, &what, output).await {
             Ok(value) => outputs.insert(branch.clone(), value),
-            Err(error) => return Outcome::failed(format!("the output of `{branch}`: {error}")),
+            Err(fault) => return fault.into(),
         };
     }
     Outcome::done(Value::Object(outputs))

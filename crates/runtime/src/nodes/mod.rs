@@ -88,7 +88,7 @@ pub(crate) async fn run(cx: Context, left: Left) -> Outcome {
         Work::FanOut(fan_out) => fan_out::run(&cx, fan_out, left).await,
         Work::Approve(approve) => approve::run(&cx, approve, left).await,
         Work::Call(call) => call::run(&cx, call).await,
-        Work::Join(join) => join::run(&cx, join),
+        Work::Join(join) => join::run(&cx, join).await,
     }
 }
 

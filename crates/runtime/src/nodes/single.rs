@@ -3,10 +3,10 @@
 use serde_json::Value;
 use tidemill_pipeline::plan::{Cache, Step};
 use tidemill_pipeline::task::{Input, Output, TaskInput, TaskOutput};
-use tidemill_pipeline::template;
 
 use super::Outcome;
 use crate::context::Context;
+use crate::evaluate;
 use crate::task::{self, Fault, Task};
 
 pub(super) async fn run(cx: &Context, step: &Step) -> Outcome {
@@ -23,21 +23,18 @@ pub(super) fn failed(step: &Step, message: &str) -> String {
 }
 
 async fn attempt(cx: &Context, step: &Step) -> Result<Outcome, Fault> {
-    let scope = cx.scope();
     let input = match &step.input {
-        Some(template) => template::evaluate_text(template, &scope)
-            .map_err(|error| Fault::failed(format!("its input: {error}")))?,
+        Some(template) => evaluate::text(cx, "its input", template).await?,
         None => Value::Null,
     };
-    let with = template::evaluate(&step.with, &scope)
-        .map_err(|error| Fault::failed(format!("`with`: {error}")))?;
+    let with = evaluate::value(cx, "`with`", &step.with).await?;
     let input = TaskInput {
         run: (*cx.run).clone(),
         stage: step.id.clone(),
         with,
         input: Input::Value(input),
         scope: Value::Null,
-        cache: cache(step, &scope)?,
+        cache: cache(cx, step).await?,
     };
     let _long = cx.long_task();
     let output: TaskOutput = task::run(cx, &of(step), &input).await?;
@@ -66,24 +63,19 @@ pub(super) fn of(step: &Step) -> Task<'_> {
 }
 
 /// The step's cache with its key evaluated; what speaks of an item is left to the worker.
-pub(super) fn cache(step: &Step, scope: &Value) -> Result<Option<Cache>, Fault> {
+pub(super) async fn cache(cx: &Context, step: &Step) -> Result<Option<Cache>, Fault> {
     let Some(cache) = &step.cache else {
         return Ok(None);
     };
     let mut cache = cache.clone();
     if let Some(key) = &cache.key
-        && !speaks_of_item(key)
+        && !evaluate::speaks_of_item(key)
     {
-        let key = template::evaluate_text(key, scope)
-            .map_err(|error| Fault::failed(format!("the key of its cache: {error}")))?;
+        let key = evaluate::text(cx, "the key of its cache", key).await?;
         cache.key = Some(match key {
             Value::String(text) => text,
             other => other.to_string(),
         });
     }
     Ok(Some(cache))
-}
-
-pub(super) fn speaks_of_item(text: &str) -> bool {
-    template::is_template(text) && template::roots(text).is_ok_and(|roots| roots.contains("item"))
 }

@@ -30,6 +30,7 @@ pub(crate) fn read(
 ) -> Result<(), String> {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
+    use parquet::file::reader::FileReader;
     use parquet::file::serialized_reader::SerializedFileReader;
     use parquet::record::reader::RowIter;
     use serde_json::Value;
@@ -40,14 +41,11 @@ pub(crate) fn read(
 
     let unreadable = |e: parquet::errors::ParquetError| format!("not a readable Parquet file: {e}");
     let work = || -> Result<(), String> {
-        let all: RowIter<'static> = match source {
-            Source::File(file) => SerializedFileReader::new(file)
-                .map_err(unreadable)?
-                .into_iter(),
-            Source::Bytes(bytes) => SerializedFileReader::new(bytes)
-                .map_err(unreadable)?
-                .into_iter(),
+        let file: Box<dyn FileReader> = match source {
+            Source::File(file) => Box::new(SerializedFileReader::new(file).map_err(unreadable)?),
+            Source::Bytes(bytes) => Box::new(SerializedFileReader::new(bytes).map_err(unreadable)?),
         };
+        let all = RowIter::from_file_into(file);
         for (number, row) in (1u64..).zip(all) {
             let row = row.map_err(|e| format!("cannot be read beyond row {number}: {e}"))?;
             let value = row.to_json_value();
