@@ -5,34 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from pathlib import Path
 
 import pytest
 
 from conftest import EXAMPLES, Up, chunks, eventually
 
 SEARCH = EXAMPLES / "semantic-search" / "pipeline.yaml"
-SMALL_PARTS = """
-name: small-parts
-inputs:
-  folder: { type: string }
+LOADS = """
+name: x
+inputs: { folder: string }
 stages:
   - uses: documents.load
-    with: { path: "{{ inputs.folder }}", part: { items: 2, bytes: 1000000 } }
-  - uses: text.split
-    with: { size: 200, overlap: 0 }
-  - uses: embed.text
-    with: { model: "fake:32" }
-    window: 2
-  - uses: vector.upsert
-    with: { index: documents }
+    with: { path: "{{ inputs.folder }}" }
 """
-
-
-def written(up: Up, text: str) -> Path:
-    file = up.folder / "pipeline.yaml"
-    file.write_text(text)
-    return file
 
 
 def test_documents_become_an_index_and_changes_are_followed(up: Up) -> None:
@@ -91,13 +76,18 @@ def test_failed_items_are_counted_and_run_again_alone(up: Up) -> None:
     retried = next(n for n in nodes if n["id"] == fan_out["id"])
     assert retried["fan_out"]["over"]["count"] == failed
 
+    items = up.command("show", "first", "--failed", "--json").json
+    assert [item["item"] for item in items] == ["99", "199"]
+    assert all("exit status: 1" in item["error"] for item in items)
+    assert "199" in up.command("show", "first", "--failed").out
+
 
 def test_wrong_pipelines_and_inputs_are_refused_with_their_place(up: Up) -> None:
-    file = written(up, "name: x\nstages:\n  - uses: documents.laod\n")
+    file = up.write("name: x\nstages:\n  - uses: documents.laod\n")
     refused = up.command("check", file)
     assert refused.code == 7
     assert "pipeline.yaml:3:" in refused.err and "documents.load" in refused.err
-    file = written(up, SMALL_PARTS)
+    file = up.write(LOADS)
     assert up.command("check", file).code == 0
     missing = up.command("run", file)
     assert missing.code == 7 and "folder" in missing.err
@@ -116,7 +106,7 @@ stages:
     retry: { attempts: 1 }
 outputs: "{{ set.value }}"
 """
-    file = written(up, text)
+    file = up.write(text)
     failed = up.command("run", file, "--id", "one", "--json")
     assert failed.code == 8 and "break" in failed.err
     (up.folder / "mended").touch()

@@ -1,7 +1,6 @@
 //! `tidemill gc`: removes artifacts that no run needs any more. `tidemill up` does the same by itself.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
@@ -9,6 +8,7 @@ use tidemill_connect::artifacts::{Artifacts, Report};
 use tidemill_runtime::client::Pipelines;
 
 use super::Target;
+use super::store::Store;
 use crate::exit::Failure;
 use crate::{output, span};
 
@@ -29,33 +29,15 @@ pub(crate) struct Arguments {
     /// Collect also if the engine knows none of the runs that the store was used by.
     #[arg(long)]
     force: bool,
-    /// The data folder, whose `artifacts` are collected unless --artifacts says otherwise.
-    #[arg(
-        long,
-        value_name = "PATH",
-        default_value = ".tidemill",
-        env = "TIDEMILL_DATA"
-    )]
-    data: PathBuf,
-    /// The artifact store: a folder or a URL, the same as that of the workers.
-    #[arg(long, value_name = "URL", env = "TIDEMILL_ARTIFACTS")]
-    artifacts: Option<String>,
+    #[command(flatten)]
+    store: Store,
     #[command(flatten)]
     target: Target,
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let store = match &arguments.artifacts {
-        Some(url) => url.clone(),
-        None => arguments.data.join("artifacts").display().to_string(),
-    };
-    // Opening a folder makes it, which here would hide a mistyped path.
-    if !store.contains(':') && !PathBuf::from(&store).is_dir() {
-        return Err(Failure::DataUnusable(format!(
-            "there is no artifact store at {store}: name it with --data or --artifacts"
-        )));
-    }
-    let artifacts = Artifacts::open(&store).map_err(Failure::general)?;
+    let store = arguments.store.name();
+    let artifacts = arguments.store.open()?;
     let pipelines = arguments.target.connect().await?;
     let report = collect(&pipelines, &artifacts, &arguments).await?;
     if arguments.target.json {

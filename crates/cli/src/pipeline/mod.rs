@@ -3,6 +3,7 @@
 
 mod answer;
 pub(crate) mod check;
+mod failed;
 mod follow;
 pub(crate) mod gc;
 mod history;
@@ -12,6 +13,7 @@ mod retry;
 mod run;
 mod search;
 mod show;
+mod store;
 mod view;
 
 use clap::Subcommand;

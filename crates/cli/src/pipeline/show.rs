@@ -4,8 +4,9 @@ use serde_json::json;
 use tidemill_pipeline::run::{RunState, Status};
 use tidemill_runtime::client::{Listed, RunStatus};
 
+use super::store::Store;
 use super::view::{View, span};
-use super::{Target, now_ms};
+use super::{Target, failed, now_ms};
 use crate::exit::Failure;
 use crate::output;
 use crate::table;
@@ -24,6 +25,11 @@ pub(crate) struct Show {
     /// The run's id.
     #[arg(value_name = "RUN")]
     run: String,
+    /// List the items that failed, read from the artifact store.
+    #[arg(long)]
+    failed: bool,
+    #[command(flatten)]
+    store: Store,
     #[command(flatten)]
     target: Target,
 }
@@ -84,6 +90,10 @@ fn status(status: RunStatus) -> &'static str {
 pub(super) async fn show(arguments: Show) -> Result<(), Failure> {
     let pipelines = arguments.target.connect().await?;
     let state = pipelines.state(&arguments.run).await?;
+    if arguments.failed {
+        let artifacts = arguments.store.open()?;
+        return failed::list(&artifacts, &state, arguments.target.json).await;
+    }
     if arguments.target.json {
         output::line(json!(state));
         return Ok(());
