@@ -208,13 +208,23 @@ fn decode<T: DeserializeOwned>(task: &Task<'_>, output: &RawValue) -> Result<T, 
     })
 }
 
+/// A worker's message without the stage's name before it: the run's own message begins with that.
+fn without_place(task: &Task<'_>, message: String) -> String {
+    let places = [
+        format!("stage {} ({}): ", task.stage, task.name),
+        format!("stage {}: ", task.stage),
+    ];
+    let rest = places.iter().find_map(|place| message.strip_prefix(place));
+    rest.map(str::to_owned).unwrap_or(message)
+}
+
 /// What made an activity fail, in words.
 fn describe(task: &Task<'_>, cause: Option<&IncomingError>) -> Failure {
     let timeouts = &task.timeouts;
     match cause {
         Some(IncomingError::Application(error)) => Failure {
             kind: error.type_name().unwrap_or_default().to_owned(),
-            message: error.to_string(),
+            message: without_place(task, error.to_string()),
         },
         Some(IncomingError::Timeout(error)) => {
             let mut message = match error.timeout_type() {

@@ -238,7 +238,7 @@ impl Walk {
                     Status::FailedAllowed
                 } else {
                     if self.failure.is_none() {
-                        self.failure = Some(format!("node `{}` failed: {error}", node.id));
+                        self.failure = Some(format!("stage `{}` failed: {error}", node.id));
                     }
                     self.asking.cancel();
                     Status::Failed

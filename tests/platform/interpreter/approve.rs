@@ -142,10 +142,7 @@ async fn a_rejection_fails_the_run_unless_it_leads_somewhere() {
             rejected.await.unwrap();
         }
         let (error, _) = session.failed("rejected-false").await;
-        assert_eq!(
-            error,
-            "node `review` failed: `review` was rejected by ada: fine"
-        );
+        assert_eq!(error, "stage `review` failed: it was rejected by ada: fine");
         assert_eq!(session.done("rejected-true").await.0, json!("reject"));
     })
     .await;

@@ -42,10 +42,10 @@ async fn a_called_pipeline_fails_or_is_cancelled_with_its_caller() {
             .start("failing", calling(json!({"fail": {"kind": "Invalid"}})))
             .await;
         let (error, _) = session.failed("failing").await;
-        let because = "node `inside` failed: stage `inside` (test.call) failed: as the script says";
+        let because = "stage `inside` failed: as the script says";
         assert_eq!(
             error,
-            format!("node `sub` failed: pipeline `test` as failing/sub: {because}")
+            format!("stage `sub` failed: pipeline `test` as failing/sub: {because}")
         );
 
         session

@@ -64,7 +64,7 @@ pub(super) async fn run(cx: &Context, approve: &Approve, left: Left) -> Outcome 
     };
     let answer = cx.workflow.state(|run| run.answers.get(&id).cloned());
     if let Some(answer) = answer {
-        return end(cx, approve, answer, false);
+        return end(approve, answer, false);
     }
     if cx.token.is_cancelled() {
         return Outcome::Canceled;
@@ -81,7 +81,7 @@ pub(super) async fn run(cx: &Context, approve: &Approve, left: Left) -> Outcome 
                 by: String::new(),
                 comment: String::new(),
             };
-            end(cx, approve, answer, true)
+            end(approve, answer, true)
         }
         None => Outcome::failed(format!(
             "nobody answered within {} ms, and there is no default",
@@ -91,7 +91,7 @@ pub(super) async fn run(cx: &Context, approve: &Approve, left: Left) -> Outcome 
 }
 
 /// The output: the answer, and whether it is the default that the timeout took.
-fn end(cx: &Context, approve: &Approve, answer: Answer, timed_out: bool) -> Outcome {
+fn end(approve: &Approve, answer: Answer, timed_out: bool) -> Outcome {
     if answer.choice == REJECT && !approve.routed {
         let by = match (timed_out, answer.by.as_str()) {
             (true, _) => " by its default, as nobody answered in time".to_owned(),
@@ -102,7 +102,7 @@ fn end(cx: &Context, approve: &Approve, answer: Answer, timed_out: bool) -> Outc
             "" => String::new(),
             comment => format!(": {comment}"),
         };
-        return Outcome::failed(format!("`{}` was rejected{by}{comment}", cx.node.id));
+        return Outcome::failed(format!("it was rejected{by}{comment}"));
     }
     let mut output = json!(answer);
     output["timed_out"] = json!(timed_out);

@@ -10,14 +10,10 @@ use crate::evaluate;
 use crate::task::{self, Fault, Task};
 
 pub(super) async fn run(cx: &Context, step: &Step) -> Outcome {
-    match attempt(cx, step).await {
-        Ok(outcome) => outcome,
-        Err(Fault::Failed(failure)) => Outcome::failed(failed(step, &failure.message)),
-        Err(fault) => fault.into(),
-    }
+    attempt(cx, step).await.unwrap_or_else(Outcome::from)
 }
 
-/// The message of a stage that failed.
+/// The message of a step that failed within a node of several.
 pub(super) fn failed(step: &Step, message: &str) -> String {
     format!("stage `{}` ({}) failed: {message}", step.id, step.uses)
 }
