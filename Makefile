@@ -12,7 +12,7 @@ ARGS ?=
 # Tests share the cores and the build folder; side by side they would only disturb each other.
 .NOTPARALLEL:
 
-.PHONY: help build demo demo-engine test unit wire pipelines pipelines-apart pipelines-full python pyright crash crash-short bench-engine bench-pipeline bench-documents check fmt clippy typos deny clean
+.PHONY: help build demo demo-engine test unit wire pipelines pipelines-apart pipelines-full python pyright crash crash-short bench-engine bench-pipeline bench-documents check lint fmt clippy typos deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,7 +28,7 @@ demo: build $(MODEL)/.ready ## Embed a folder of documents, kill -9 in the middl
 demo-engine: build $(VENV)/.ready ## Run a workflow, kill -9 the engine in the middle, restart, show the result
 	scripts/demo-engine.sh
 
-test: build unit wire pipelines python crash-short ## Everything that has to pass: Rust, real SDKs over the wire, the Python package, crashes
+test: build unit wire pipelines pipelines-apart python crash-short ## Everything that has to pass: Rust, real SDKs over the wire, the Python package, crashes
 
 unit: $(VENV)/.ready $(MODEL)/.ready ## The Rust tests, the official Rust SDK's among them
 	$(CARGO) test --release --locked --workspace
@@ -76,7 +76,9 @@ bench-documents: build ## Real pages into an index, SOURCE=...; the last line is
 pyright: $(VENV)/.python ## Types of the Python package
 	cd python && ../$(VENV)/bin/pyright --pythonpath ../$(VENV)/bin/python
 
-check: fmt clippy typos pyright ## Formatting, lints, spelling, and dependencies where cargo-deny is installed
+lint: fmt typos clippy ## Formatting, spelling, lints
+
+check: lint pyright ## All that, types of the Python package, and dependencies where cargo-deny is installed
 	@if command -v cargo-deny >/dev/null; then $(CARGO) deny check; \
 	else echo "cargo-deny is not installed: dependencies not checked (make deny installs it)"; fi
 

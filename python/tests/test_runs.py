@@ -41,6 +41,12 @@ outputs: { long: "{{ long }}" }
 """
 
 
+@pytest.fixture(autouse=True)
+def binary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pipelines are checked by the binary that runs them."""
+    monkeypatch.setenv("TIDEMILL_BIN", str(BINARY))
+
+
 class Up:
     def __init__(self, folder: Path) -> None:
         self.data = folder / "data"
