@@ -116,7 +116,10 @@ async fn a_failure_may_be_allowed() {
             statuses(&state),
             [("x", Status::Failed), ("y", Status::Waiting)]
         );
-        assert_eq!(node(&state, "x").error.as_deref(), Some("as the script says"));
+        assert_eq!(
+            node(&state, "x").error.as_deref(),
+            Some("as the script says")
+        );
         assert_eq!(session.pipelines.state("failed").await.unwrap(), state);
     })
     .await;

@@ -82,6 +82,9 @@ impl Stage for Search {
                 let Some(made) = made else {
                     return Ok(json!({ "matches": [] }));
                 };
+                if with.model.is_none() {
+                    trusted(&with.index, &made.spec())?;
+                }
                 embedded(&query, with.model.as_ref(), &made, cx).await?
             }
         };
@@ -90,6 +93,22 @@ impl Stage for Search {
             .await
             .map_err(failed)?;
         Ok(json!({ "matches": matches }))
+    }
+}
+
+/// Whether an index may say where queries and a key are sent: only one in the data folder may. Into
+/// others more people can write than those who search.
+fn trusted(index: &Value, spec: &Spec) -> Result<(), Error> {
+    match spec {
+        Spec::OpenAi(model) if !index.is_string() => {
+            let why = format!(
+                "the index says that its model {} is at {}; others can write to this index, so say \
+                 yourself where queries are to be sent: {{openai: {{url, model, api_key_env}}}}",
+                model.model, model.url
+            );
+            Err(params::wrong(NAME, "model", why))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -126,5 +145,27 @@ async fn embedded(
     tokio::select! {
         vector = embed::embed_one(embedder.as_ref(), query) => vector.map_err(failed),
         () = cx.cancelled.cancelled() => Err(Error::cancelled()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shared_index_does_not_say_where_queries_go() {
+        let endpoint: Spec = serde_json::from_value(
+            json!({"openai": {"url": "http://else.where/v1", "model": "m"}}),
+        )
+        .unwrap();
+        let local = Spec::Name("all-MiniLM-L6-v2".to_owned());
+        let (own, shared) = (
+            json!("documents"),
+            json!({"pgvector": {"url": "postgres://db"}}),
+        );
+        assert!(trusted(&own, &endpoint).is_ok());
+        assert!(trusted(&shared, &local).is_ok());
+        let error = trusted(&shared, &endpoint).unwrap_err();
+        assert!(error.message.contains("http://else.where/v1"), "{error}");
     }
 }
