@@ -37,13 +37,19 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("tidemill-pipeline", &[]),
     ("tidemill-connect", &["tidemill-pipeline"]),
+    ("tidemill-device", &[]),
     (
         "tidemill-stages",
-        &["tidemill-pipeline", "tidemill-connect"],
+        &["tidemill-pipeline", "tidemill-connect", "tidemill-device"],
     ),
     (
         "tidemill-worker",
-        &["tidemill-pipeline", "tidemill-connect", "tidemill-stages"],
+        &[
+            "tidemill-pipeline",
+            "tidemill-connect",
+            "tidemill-device",
+            "tidemill-stages",
+        ],
     ),
     ("tidemill-runtime", &["tidemill-pipeline"]),
 ];

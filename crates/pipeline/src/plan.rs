@@ -100,6 +100,74 @@ pub struct Step {
     pub timeouts: Timeouts,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,
+    #[serde(default, skip_serializing_if = "Demands::is_default")]
+    pub demands: Demands,
+}
+
+/// What a step asks of the worker that runs it, beyond its resource class.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Demands {
+    /// What replaces the stage's own choice of batches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<Batch>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<Device>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Limit>,
+    /// 1 is the most urgent, 5 the least, 3 the usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u8>,
+}
+
+impl Demands {
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// How items of this and other runs become one call. What is left open the stage decides.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Batch {
+    /// Items of a call at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<u32>,
+    /// How long an item waits for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u64>,
+    /// The sum of the items' costs, in the stage's unit, such as tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<u64>,
+    /// How long an item may wait for its batch to begin before it fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
+}
+
+/// Devices that a step needs at the same time, all or none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Device {
+    pub count: u32,
+    /// Share of each, above 0 and up to 1.
+    pub share: f64,
+    /// Bytes of free memory on each; 0 when nothing is known.
+    pub memory: u64,
+}
+
+impl Default for Device {
+    fn default() -> Self {
+        Self {
+            count: 1,
+            share: 1.0,
+            memory: 0,
+        }
+    }
+}
+
+/// A limit that all workers share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    pub name: String,
+    /// How much of the limit's concurrency a task takes.
+    pub weight: u32,
 }
 
 /// Steps that a collection's items pass through, chunk by chunk.

@@ -26,6 +26,18 @@ pub struct StageType {
     pub with: Value,
     /// Whether equal input gives equal output, so that results may be cached.
     pub pure: bool,
+    /// Its items can be put into one call with those of other runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batched: Option<Batched>,
+}
+
+/// A stage whose worker batches items across runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batched {
+    /// The parameter that names the model, when there is one: its tasks prefer workers that have
+    /// that model loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
 }
 
 impl StageType {
@@ -41,6 +53,7 @@ impl StageType {
             resource: "cpu".to_owned(),
             with: serde_json::json!({ "type": "object", "additionalProperties": false }),
             pure: false,
+            batched: None,
         }
     }
 }
@@ -71,6 +84,7 @@ pub fn python_call() -> StageType {
         }),
         // A function that may be cached says so where it is written; its worker refuses others.
         pure: true,
+        batched: None,
     }
 }
 

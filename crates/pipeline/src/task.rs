@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::data::Collection;
-use crate::plan::Cache;
+use crate::plan::{Cache, Demands};
 
 /// Activity types that serve the interpreter itself; every worker of `cpu` has them.
 pub mod internal {
@@ -38,6 +38,8 @@ pub struct TaskInput {
     pub scope: Value,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,
+    #[serde(default, skip_serializing_if = "Demands::is_default")]
+    pub demands: Demands,
 }
 
 /// The run that a task belongs to.

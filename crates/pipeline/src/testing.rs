@@ -107,6 +107,7 @@ fn stage(name: &str, kind: Kind, input: Type, output: Type) -> StageType {
         resource: "cpu".to_owned(),
         with: Value::Null,
         pure: false,
+        batched: None,
     }
 }
 

@@ -25,6 +25,10 @@ pub enum ErrorKind {
     ArtifactStoreUnavailable,
     /// Asked too often.
     RateLimited,
+    /// A device is short of memory for a reason that passes: tried again, elsewhere if possible.
+    OutOfMemory,
+    /// The model needs more memory than a device has: trying again is useless.
+    ModelTooLarge,
     /// Anything else; tried again as the stage's policy says.
     Failed,
     /// The run was cancelled, or the worker stops.
@@ -39,13 +43,15 @@ impl ErrorKind {
             ErrorKind::Unavailable => "Unavailable",
             ErrorKind::ArtifactStoreUnavailable => "ArtifactStoreUnavailable",
             ErrorKind::RateLimited => "RateLimited",
+            ErrorKind::OutOfMemory => "OutOfMemory",
+            ErrorKind::ModelTooLarge => "ModelTooLarge",
             ErrorKind::Failed => "Failed",
             ErrorKind::Cancelled => "Cancelled",
         }
     }
 
     pub fn is_retryable(self) -> bool {
-        !matches!(self, ErrorKind::Invalid)
+        !matches!(self, ErrorKind::Invalid | ErrorKind::ModelTooLarge)
     }
 }
 

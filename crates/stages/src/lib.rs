@@ -4,6 +4,7 @@
 //! is the worker's: reading chunks and artifacts, writing results, heartbeats, the cache.
 
 pub mod ai;
+pub mod batched;
 mod builtin;
 mod context;
 pub mod data;
@@ -17,6 +18,7 @@ mod stage;
 pub mod text;
 pub mod vector;
 
+pub use batched::Batched;
 pub use builtin::{Settings, builtin, builtin_with, catalog};
 pub use context::Context;
 pub use error::{Error, ErrorKind};

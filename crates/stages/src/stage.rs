@@ -5,7 +5,7 @@ use serde_json::Value;
 use tidemill_pipeline::data::{Item, Part};
 use tidemill_pipeline::stage::StageType;
 
-use crate::{Context, Error};
+use crate::{Batched, Context, Error};
 
 /// A stage type that a worker can run. One value serves all tasks, also at the same time.
 ///
@@ -41,6 +41,12 @@ pub trait Stage: Send + Sync + 'static {
     async fn items(&self, chunk: Part, with: Value, cx: &Context) -> Result<Part, Error> {
         let _ = (chunk, with, cx);
         Err(Error::wrong_kind(&self.describe()))
+    }
+
+    /// Its other form, if its items can be run in one call with those of other runs. The worker then
+    /// calls that instead of [`call`](Self::call) and [`items`](Self::items).
+    fn batched(&self) -> Option<&dyn Batched> {
+        None
     }
 
     /// What a result depends on besides the input, the parameters and the stage's own version, such

@@ -2,6 +2,7 @@
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use tidemill_pipeline::plan::Demands;
 use tidemill_pipeline::task::TaskInput;
 use tidemill_stages::Error;
 
@@ -24,6 +25,10 @@ pub(crate) fn decode(payload: &[u8]) -> Result<TaskInput, Error> {
         cache: match fields.remove("cache") {
             Some(cache) => field("cache", cache)?,
             None => None,
+        },
+        demands: match fields.remove("demands") {
+            Some(demands) => field("demands", demands)?,
+            None => Demands::default(),
         },
     })
 }

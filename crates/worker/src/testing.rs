@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tidemill_connect::artifacts::Artifacts;
 use tidemill_pipeline::data::{FailedItem, Item, Part};
-use tidemill_pipeline::plan::Cache;
+use tidemill_pipeline::plan::{Cache, Demands};
 use tidemill_pipeline::stage::{Kind, StageType, Type};
 use tidemill_pipeline::task::{Input, Output, PartOutput, RunRef, TaskInput, TaskOutput};
 use tidemill_stages::{Context, Error, ErrorKind, Sink, Stage};
@@ -58,6 +58,7 @@ pub(crate) fn task(with: Value, input: Input) -> TaskInput {
         input,
         scope: Value::Null,
         cache: None,
+        demands: Demands::default(),
     }
 }
 
@@ -168,6 +169,7 @@ impl Stage for Toy {
             resource: "cpu".to_owned(),
             with: json!({}),
             pure: self.pure,
+            batched: None,
         }
     }
 

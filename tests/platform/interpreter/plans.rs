@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 use tidemill_pipeline::plan::{
-    Approve, Call, FORMAT, FanOut, Node, Plan, Retry, Step, Timeouts, Work,
+    Approve, Call, Demands, FORMAT, FanOut, Node, Plan, Retry, Step, Timeouts, Work,
 };
 
 pub(crate) fn plan(nodes: Vec<Node>, outputs: Value) -> Plan {
@@ -36,6 +36,7 @@ pub(crate) fn step(id: &str, uses: &str, with: Value) -> Step {
             ..Timeouts::default()
         },
         cache: None,
+        demands: Demands::default(),
     }
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidemill_connect::artifacts::Artifacts;
 use tidemill_pipeline::data::{Artifact, Collection};
-use tidemill_pipeline::plan::Cache;
+use tidemill_pipeline::plan::{Cache, Demands};
 use tidemill_pipeline::task::{
     Chunk, Collect, Input, Output, PartOutput, RunRef, TaskInput, TaskOutput, internal,
 };
@@ -111,6 +111,7 @@ fn task(with: Value, input: Input) -> TaskInput {
         input,
         scope: Value::Null,
         cache: None,
+        demands: Demands::default(),
     }
 }
 

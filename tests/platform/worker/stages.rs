@@ -114,6 +114,7 @@ impl Stage for Toy {
             resource: "cpu".to_owned(),
             with: json!({}),
             pure: true,
+            batched: None,
         }
     }
 

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::diagnostic::Span;
-use crate::plan::{self, Cache, FanOut, Step};
+use crate::plan::{self, Cache, Demands, FanOut, Step};
 use crate::spec::{self, Fan, Stage, Uses, Work};
 use crate::stage::{Kind, PYTHON_CALL, StageType, Type};
 use crate::suggest;
@@ -200,6 +200,7 @@ impl Lowering<'_> {
                 ttl_ms: cache.ttl_ms.unwrap_or(CACHE_TTL_MS),
                 key: cache.key.as_ref().map(|key| key.value.clone()),
             }),
+            demands: Demands::default(),
         }
     }
 

@@ -317,6 +317,7 @@ impl Window<'_> {
                 input,
                 scope: prepared.scope.clone(),
                 cache: prepared.cache.clone(),
+                demands: step.demands.clone(),
             };
             let failure = match task::run::<TaskOutput>(&cx, &of(step), &task_input).await {
                 Ok(TaskOutput {

@@ -31,6 +31,7 @@ async fn attempt(cx: &Context, step: &Step) -> Result<Outcome, Fault> {
         input: Input::Value(input),
         scope: Value::Null,
         cache: cache(cx, step).await?,
+        demands: step.demands.clone(),
     };
     let _long = cx.long_task();
     let output: TaskOutput = task::run(cx, &of(step), &input).await?;

@@ -44,6 +44,7 @@ impl Stage for EmbedText {
             resource: "accelerator".to_owned(),
             with: params::schema::<With>(),
             pure: true,
+            batched: None,
         }
     }
 

@@ -100,6 +100,7 @@ impl Stage for LlmGenerate {
             with: params::schema::<With>(),
             // Models answer differently each time.
             pure: false,
+            batched: None,
         }
     }
 

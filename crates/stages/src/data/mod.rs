@@ -30,6 +30,7 @@ impl Stage for Set {
                 "additionalProperties": true,
             }),
             pure: true,
+            batched: None,
         }
     }
 
@@ -61,6 +62,7 @@ impl Stage for Filter {
             resource: "cpu".to_owned(),
             with: params::schema::<With>(),
             pure: true,
+            batched: None,
         }
     }
 

@@ -116,6 +116,7 @@ impl Stage for Load {
             with: params::schema::<With>(),
             // The files may have changed.
             pure: false,
+            batched: None,
         }
     }
 

@@ -122,6 +122,7 @@ impl Stage for Request {
             resource: "cpu".to_owned(),
             with: params::schema::<With>(),
             pure: false,
+            batched: None,
         }
     }
 

@@ -94,6 +94,7 @@ impl Stage for Run {
             resource: "cpu".to_owned(),
             with: params::schema::<With>(),
             pure: false,
+            batched: None,
         }
     }
 

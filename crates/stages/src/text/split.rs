@@ -192,6 +192,7 @@ impl Stage for Split {
             resource: "cpu".to_owned(),
             with: params::schema::<With>(),
             pure: true,
+            batched: None,
         }
     }
 

@@ -58,6 +58,7 @@ impl Stage for Changed {
             with: params::schema::<With>(),
             // The index changes.
             pure: false,
+            batched: None,
         }
     }
 

@@ -41,6 +41,7 @@ impl Stage for Delete {
             resource: "cpu".to_owned(),
             with: params::schema::<With>(),
             pure: false,
+            batched: None,
         }
     }
 

@@ -43,6 +43,7 @@ impl Stage for Prune {
             resource: "cpu".to_owned(),
             with: params::schema::<With>(),
             pure: false,
+            batched: None,
         }
     }
 

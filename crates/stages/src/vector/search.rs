@@ -53,6 +53,7 @@ impl Stage for Search {
             with: params::schema::<With>(),
             // The index changes.
             pure: false,
+            batched: None,
         }
     }
 

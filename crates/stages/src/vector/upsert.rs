@@ -60,6 +60,7 @@ impl Stage for Upsert {
             resource: "cpu".to_owned(),
             with: params::schema::<With>(),
             pure: false,
+            batched: None,
         }
     }
 

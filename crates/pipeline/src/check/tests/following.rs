@@ -21,6 +21,7 @@ fn version(stages: &str) -> Value {
             "properties": { "version": { "x-following": true } },
         }),
         pure: false,
+        batched: None,
     };
     catalog.insert(changed.name.clone(), changed);
     let text = format!(

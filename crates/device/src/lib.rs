@@ -1,0 +1,18 @@
+//! Devices and what has to be known to keep them busy: who holds them, which models they hold, and
+//! how items of many runs become one call.
+//!
+//! It speaks to devices and to nothing else: no protocol, no pipeline, no store. Everything in it
+//! runs on a [simulated](simulated::Simulated) device as on a real one.
+//!
+//! One call on its way: tasks [submit](batch::Batcher::submit) their items → the batcher gathers
+//! those of one key, and asks to be [admitted](batch::Execute::admit) → the model is
+//! [resident](model::Models::get), the device [leased](lease::Leases::acquire) → the batch is
+//! executed and each item gets its own result.
+
+pub mod batch;
+mod device;
+pub mod lease;
+pub mod model;
+pub mod simulated;
+
+pub use device::{Device, Error, Memory, open};
