@@ -44,13 +44,13 @@ pipelines: build $(VENV)/.python ## The examples and the commands from end to en
 pipelines-apart: build $(VENV)/.python ## The same with engine and worker apart
 	$(VENV)/bin/pytest -q -p no:xdist tests/pipelines --mode apart $(ARGS)
 
-pipelines-full: build $(VENV)/.python ## 20 kills, 100,000 items, 10,000 waiting runs
+pipelines-full: build $(VENV)/.python ## 20 kills, 100,000 items, 10,000 waiting runs, 142,000 items under a limit
 	$(VENV)/bin/pytest -q -s -p no:xdist --full --mode apart tests/pipelines/test_kills.py tests/pipelines/test_items.py \
-		tests/pipelines/test_waiting.py $(ARGS)
+		tests/pipelines/test_waiting.py tests/pipelines/test_limits.py $(ARGS)
 
 python: build $(VENV)/.python ## The Python package: ruff, its tests against the binary
-	cd python && ../$(VENV)/bin/ruff check . ../examples/python-stage
-	cd python && ../$(VENV)/bin/ruff format --check . ../examples/python-stage
+	cd python && ../$(VENV)/bin/ruff check . ../examples/python-batch ../examples/python-stage
+	cd python && ../$(VENV)/bin/ruff format --check . ../examples/python-batch ../examples/python-stage
 	cd python && ../$(VENV)/bin/pytest -q $(ARGS)
 
 crash-short: build $(VENV)/.ready ## 60 workflows, 6 kills of the engine, 2 of the worker

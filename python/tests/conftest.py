@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import Engine
+from engine import BINARY, Engine
 from stores import Bucket, FolderPlace, Place
+from up import Up
 
-from tidemill import Artifacts, Context, Stage
+from tidemill import Artifacts, Client, Context, Stage
 from tidemill.task import Task, perform
 
 RUN = {"id": "run/1", "pipeline": "p", "plan": "sha256:0"}
@@ -82,3 +83,17 @@ def engine() -> Iterator[Engine]:
     started = Engine()
     yield started
     started.stop()
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    made = Up(tmp_path_factory.mktemp("up"))
+    yield made
+    made.engine.stop()
+
+
+@pytest.fixture
+async def client(up: Up, monkeypatch: pytest.MonkeyPatch) -> Client:
+    """Of that; pipelines are checked by the binary that runs them."""
+    monkeypatch.setenv("TIDEMILL_BIN", str(BINARY))
+    return Client(await up.engine.client())

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from engine import BINARY, ROOT, Engine
+from up import Up, compiled
 
-from tidemill import Client, Compiled, Invalid, Options, RunFailed, Stage, Worker, stage
-from tidemill import compile_pipeline as compile_file
+from tidemill import Client, Compiled, Invalid, RunFailed, stage
+
+README_BATCH = "import vectors as v; print(v.vectors(['a', 'bc'], v.Model()))"
 
 CACHED = """
 name: cached
@@ -39,48 +38,6 @@ stages:
           cache: 1h
 outputs: { long: "{{ long }}" }
 """
-
-
-@pytest.fixture(autouse=True)
-def binary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pipelines are checked by the binary that runs them."""
-    monkeypatch.setenv("TIDEMILL_BIN", str(BINARY))
-
-
-class Up:
-    def __init__(self, folder: Path) -> None:
-        self.data = folder / "data"
-        self.engine = Engine(self.data)
-
-    def serve(self, client: Client, *stages: Stage[..., Any]) -> Worker:
-        return Worker(client.engine, stages, Options(artifacts=self.data / "artifacts", slots=2))
-
-    def collect_garbage(self, engine: Engine) -> Any:
-        """As if all runs were past their retention: asks an engine that knows none of them."""
-        command = [
-            str(BINARY), "gc", "--json", "--force", "--grace", "0s",
-            "--artifacts", str(self.data / "artifacts"), "--engine", engine.address,
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return json.loads(done.stdout)["report"]
-
-
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    made = Up(tmp_path_factory.mktemp("up"))
-    yield made
-    made.engine.stop()
-
-
-@pytest.fixture
-async def client(up: Up) -> Client:
-    return Client(await up.engine.client())
-
-
-def compiled(folder: Path, text: str) -> Compiled:
-    file = folder / "pipeline.yaml"
-    file.write_text(text)
-    return compile_file(file)
 
 
 async def statuses(client: Client, plan: Compiled, inputs: dict[str, Any]) -> dict[str, str]:
@@ -180,6 +137,7 @@ async def test_the_readme_runs_word_for_word(up: Up, tmp_path: Path) -> None:
             ([str(BINARY), "run", "pipeline.yaml", "--json"], "HELLO!!!"),
             ([str(BINARY), "check", "cached.yaml"], "1 nodes"),
             ([sys.executable, "-c", "import embedding; print(embedding.embed)"], "<stage embed>"),
+            ([sys.executable, "-c", README_BATCH], "[[1.0], [2.0]]"),
         ]:
             process = await asyncio.create_subprocess_exec(
                 *command, cwd=tmp_path, env=variables, stdout=asyncio.subprocess.PIPE

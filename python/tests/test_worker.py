@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import uuid
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -20,9 +22,12 @@ from temporalio.worker import Worker as EngineWorker
 
 from tidemill import (
     Artifacts,
+    Batch,
     Invalid,
     Item,
+    Loaded,
     Options,
+    OutOfMemory,
     RateLimited,
     Stage,
     Worker,
@@ -210,6 +215,145 @@ async def test_a_task_that_outlasts_the_grace_is_handed_back(caller: Caller) -> 
     assert seen.is_set()
     async with Worker(caller.client, [long], options):
         assert await sent == {"value": "other worker"}
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "final", "delay_s"),
+    [
+        (OutOfMemory(retry_after=7), "OutOfMemory", False, 7),
+        (MemoryError(), "OutOfMemory", False, 5),
+        (OutOfMemory(kind="model", needed=90, available=80), "ModelTooLarge", True, 0),
+    ],
+)
+async def test_shortages_of_memory_have_types_of_their_own(
+    caller: Caller, error: Exception, kind: str, final: bool, delay_s: float
+) -> None:
+    @stage
+    def large(input: str) -> str:
+        raise error
+
+    @stage(batch=4)
+    def batched(items: list[str]) -> list[str]:
+        raise error
+
+    for one in (large, batched):
+        with pytest.raises(WorkflowFailureError) as failed:
+            await caller.call(one, {"value": "x"})
+        found = cause(failed)
+        assert (found.type, found.non_retryable) == (kind, final)
+        assert (found.next_retry_delay or timedelta(0)) == timedelta(seconds=delay_s)
+    if final:
+        assert "(90 B needed, 80 B available)" in found.message
+
+
+async def test_a_worker_that_stops_drains_its_batches_and_frees_what_is_loaded(
+    caller: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The delay is longer than the test may take."""
+    freed = threading.Event()
+
+    def load() -> Iterator[str]:
+        loaded.set()
+        yield "!"
+        freed.set()
+
+    loaded = asyncio.Event()
+
+    @stage(batch=Batch(items=8, delay=600), load=load)
+    def loud(items: list[str], mark: Loaded[str]) -> list[str]:
+        return [one + mark for one in items]
+
+    caplog.set_level(logging.INFO, "tidemill")
+    worker = Worker(caller.client, [loud], caller.options(timedelta(seconds=30)))
+    running = asyncio.create_task(worker.run())
+    sent = asyncio.create_task(caller.send(loud, {"value": "hi"}, None))
+    await loaded.wait()
+    await worker.stop()
+    await running
+    assert await sent == {"value": "hi!"}
+    assert freed.is_set()
+    assert "stage loud: 1 items in 1 batches, 12% full, 1 calls, 0 splits" in caplog.text
+
+
+async def test_a_task_that_is_cancelled_is_in_no_batch(
+    engine: Engine, artifacts: Artifacts
+) -> None:
+    seen: list[list[str]] = []
+
+    @stage(batch=Batch(items=2, delay=600))
+    def pair(items: list[str]) -> list[str]:
+        seen.append(items)
+        return items
+
+    client = await engine.client()
+    queue = uuid.uuid4().hex
+    worker = Worker(client, [pair], Options(queue=queue, artifacts=artifacts.place, slots=1))
+    flows = EngineWorker(
+        client, task_queue=f"{queue}-flows", workflows=[OneTask],
+        workflow_runner=UnsandboxedWorkflowRunner(),
+    )  # fmt: skip
+
+    async def start(value: str) -> Any:
+        task = {"run": RUN, "stage": "it", "with": None, "input": {"value": value}}
+        return await client.start_workflow(
+            "OneTask",
+            args=[pair.name, task, queue, 1],
+            id=uuid.uuid4().hex,
+            task_queue=f"{queue}-flows",
+        )
+
+    async with worker, flows:
+        gone = await start("gone")
+        while not worker.waiting:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await gone.cancel()
+        with pytest.raises(WorkflowFailureError):
+            await gone.result()
+        while worker.waiting:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        both = [await start("a"), await start("b")]
+        await asyncio.gather(*(one.result() for one in both))
+    assert [sorted(one) for one in seen] == [["a", "b"]]
+
+
+def test_a_worker_takes_enough_tasks_for_full_batches() -> None:
+    from tidemill.worker import waiting_slots
+
+    @stage(batch=Batch(items=32, lanes=2))
+    def batched(items: list[str]) -> list[str]:
+        return items
+
+    assert waiting_slots([shout, half]) == 0
+    assert waiting_slots([shout, batched]) == (2 + 3) * 32 + 10
+
+
+async def test_slots_for_those_that_wait_let_no_more_others_run(caller: Caller) -> None:
+    at_work, most = 0, 0
+    all_at_work, may_end = asyncio.Event(), asyncio.Event()
+
+    @stage
+    async def work(input: int) -> int:
+        nonlocal at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        if at_work == 4:
+            all_at_work.set()
+        await may_end.wait()
+        at_work -= 1
+        return input
+
+    @stage(batch=Batch(items=8, delay=600))
+    def batched(items: list[int]) -> list[int]:
+        return items
+
+    async with Worker(caller.client, [work, batched], caller.options()):
+        sent = [asyncio.create_task(caller.send(work, {"value": n}, None)) for n in range(12)]
+        await all_at_work.wait()
+        # A full batch gets past those that wait for their turn.
+        await asyncio.gather(*(caller.send(batched, {"value": n}, None) for n in range(8)))
+        may_end.set()
+        assert await asyncio.gather(*sent) == [{"value": n} for n in range(12)]
+    assert most == 4
 
 
 def test_two_stages_of_one_name_are_refused() -> None:

@@ -16,15 +16,16 @@ DIMENSION = 16
 class Refused(Exception):
     """Raised by a test's `before` or `answer`: the server answers with this status."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.retry_after = retry_after
 
 
 class Server:
     """Embeddings are made from the text alone; chat answers are what `answer` gives."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.texts: list[str] = []
         """Texts that were embedded, in the order in which they came."""
         self.chats: list[dict[str, Any]] = []
@@ -33,9 +34,10 @@ class Server:
         self.before: Callable[[list[str]], None] = lambda texts: None
         """Called with the texts of a request before they are embedded; may raise `Refused`."""
         self.answer: Callable[[dict[str, Any]], str] = lambda body: "yes"
+        self.tokens_of: Callable[[str], int] = lambda text: 1
         self.lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"server_of_test": self})
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.http = ThreadingHTTPServer(("127.0.0.1", port), handler)
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}/v1"
 
     def embeddings(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +49,8 @@ class Server:
             {"object": "embedding", "index": i, "embedding": vector(text, self.dimension)}
             for i, text in enumerate(texts)
         ]
-        usage = {"prompt_tokens": len(texts), "total_tokens": len(texts)}
+        tokens = sum(map(self.tokens_of, texts))
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return {"object": "list", "model": body["model"], "data": data, "usage": usage}
 
     def chat(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -85,13 +88,16 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self.reply(404, {"error": {"message": f"no such path: {self.path}"}})
         except Refused as refused:
-            self.reply(refused.status, {"error": {"message": str(refused), "type": "test"}})
+            body = {"error": {"message": str(refused), "type": "test"}}
+            self.reply(refused.status, body, refused.retry_after)
 
-    def reply(self, status: int, body: dict[str, Any]) -> None:
+    def reply(self, status: int, body: dict[str, Any], retry_after: int | None = None) -> None:
         data = json.dumps(body).encode()
         try:
             self.send_response(status)
             self.send_header("content-type", "application/json")
+            if retry_after is not None:
+                self.send_header("retry-after", str(retry_after))
             self.send_header("content-length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
@@ -103,8 +109,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving() -> Iterator[Server]:
-    server = Server()
+def serving(port: int = 0) -> Iterator[Server]:
+    """`port` 0 is any that is free."""
+    server = Server(port)
     thread = threading.Thread(target=server.http.serve_forever, daemon=True)
     thread.start()
     try:

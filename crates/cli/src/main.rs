@@ -8,7 +8,6 @@ mod logging;
 mod output;
 mod pipeline;
 mod serve;
-mod size;
 mod span;
 mod table;
 mod workflow;

@@ -79,7 +79,12 @@ const NOT_IN_ENGINE: &[&str] = &[
     "tokio",
     "tonic",
 ];
-const MAY_NAME_TONIC: &[&str] = &["tidemill-frontend", "tidemill-proto", "tidemill"];
+const MAY_NAME_TONIC: &[&str] = &[
+    "tidemill-frontend",
+    "tidemill-proto",
+    "tidemill-connect",
+    "tidemill",
+];
 const MAY_NAME_SQL: &[&str] = &["tidemill-store", "tidemill-connect"];
 const SQL_CRATES: &[&str] = &[
     "rusqlite",

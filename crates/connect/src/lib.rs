@@ -4,4 +4,6 @@ pub mod artifacts;
 pub mod embed;
 pub mod http;
 pub mod inference;
+pub mod limiter;
+pub mod stream;
 pub mod vector;

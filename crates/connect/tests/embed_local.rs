@@ -123,7 +123,7 @@ async fn results_come_in_input_order_and_do_not_depend_on_neighbours() {
     let together = model.embed(texts.clone(), &call).await.expect("embedded");
     assert_eq!(together.len(), texts.len());
     for index in [0, 1, 33, 69] {
-        let alone = embed::embed_one(model.as_ref(), &texts[index])
+        let alone = embed::embed_one(model.as_ref(), &texts[index], None)
             .await
             .expect("embedded");
         let cosine = dot(&alone, together[index].as_ref().expect("a vector"));
@@ -177,6 +177,7 @@ async fn a_cancelled_call_stops_between_batches() {
             *count.lock().expect("count") += 1;
             stop.cancel();
         }),
+        ..Call::default()
     };
     let texts = (0..10).map(|index| format!("text {index}")).collect();
     let error = model()

@@ -111,11 +111,7 @@ async fn a_text_that_the_server_refuses_fails_alone() {
 #[tokio::test]
 async fn what_fails_for_every_text_is_asked_once() {
     let rows = [
-        (
-            401,
-            json!({"error": {"message": "who?"}}),
-            ErrorKind::Misconfigured,
-        ),
+        (401, json!({"error": {"message": "who?"}}), ErrorKind::Auth),
         (
             404,
             json!({"error": {"message": "no model"}}),
@@ -180,7 +176,7 @@ async fn answers_that_do_not_fit_are_refused() {
         let server = Server::start(move |_, _| Reply::ok(reply.clone())).await;
         let model =
             open(json!({"openai": {"url": server.url, "model": "m", "dimensions": 2}})).await;
-        let found = embed::embed_one(model.as_ref(), "text").await;
+        let found = embed::embed_one(model.as_ref(), "text", None).await;
         match (found, expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{body}"),
             (Err(error), Err(expected)) => {
@@ -253,15 +249,21 @@ fn a_model_is_written_as_a_name_or_as_openai() {
     for (wrong, expected) in [
         (
             json!({"opnai": {}}),
-            "unknown field `opnai`, expected `openai`",
+            "unknown field `opnai`, expected `openai` or `v2`",
         ),
         (
             json!({"openai": {"url": "u", "model": "m", "key": "k"}}),
             "unknown field `key`",
         ),
         (json!({"openai": {"url": "u"}}), "missing field `model`"),
-        (json!({}), "the name of a model, or {openai: {url, model}}"),
-        (json!(3), "the name of a model, or {openai: {url, model}}"),
+        (
+            json!({}),
+            "the name of a model, {openai: {url, model}} or {v2: {url, model}}",
+        ),
+        (
+            json!(3),
+            "the name of a model, {openai: {url, model}} or {v2: {url, model}}",
+        ),
     ] {
         let error = serde_json::from_value::<Spec>(wrong)
             .expect_err("wrong")

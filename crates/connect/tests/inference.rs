@@ -17,10 +17,7 @@ fn request(prompt: &str) -> ChatRequest {
             Message::new(Role::System, "Be brief."),
             Message::new(Role::User, prompt),
         ],
-        temperature: None,
-        max_tokens: None,
-        schema: None,
-        idempotency_key: None,
+        ..ChatRequest::default()
     }
 }
 
@@ -33,7 +30,7 @@ fn answer(text: &str) -> Value {
 }
 
 async fn ask(endpoint: Endpoint, request: &ChatRequest) -> Result<Answer, Error> {
-    inference::chat(endpoint)?.chat(request).await
+    inference::openai(endpoint)?.chat(request).await
 }
 
 #[tokio::test]
@@ -115,10 +112,39 @@ async fn servers_that_know_other_fields_are_asked_in_their_way() {
 
 #[tokio::test]
 async fn errors_say_whether_to_try_again() {
-    use ErrorKind::{Failed, Invalid, Misconfigured, RateLimited, Unavailable};
+    use ErrorKind::{
+        Auth, BatchTooLarge, Failed, Invalid, Misconfigured, OutOfMemory, RateLimited, TooLong,
+        Unavailable,
+    };
     let openai = |message: &str| json!({"error": {"message": message}}).to_string();
     let rows = [
-        (400, openai("context too long"), Invalid, "context too long"),
+        (400, openai("wrong role"), Invalid, "wrong role"),
+        (400, openai("context too long"), TooLong, "context too long"),
+        (
+            400,
+            json!({"error": {"message": "no", "code": "context_length_exceeded"}}).to_string(),
+            TooLong,
+            "no",
+        ),
+        (413, String::new(), BatchTooLarge, "413"),
+        (
+            500,
+            json!({"error": "CUDA out of memory. Tried to allocate 2 GiB"}).to_string(),
+            OutOfMemory,
+            "Tried to allocate",
+        ),
+        (
+            502,
+            "<html>Bad gateway".to_owned(),
+            Unavailable,
+            "a page of HTML",
+        ),
+        (
+            200,
+            json!({"error": {"message": "slow", "code": 429}}).to_string(),
+            RateLimited,
+            "slow",
+        ),
         (
             422,
             json!({"error": "bad", "error_type": "Validation"}).to_string(),
@@ -134,13 +160,13 @@ async fn errors_say_whether_to_try_again() {
         (
             401,
             openai("no key"),
-            Misconfigured,
+            Auth,
             "environment variable CARGO_PKG_NAME",
         ),
         (
             403,
             openai("no"),
-            Misconfigured,
+            Auth,
             "environment variable CARGO_PKG_NAME",
         ),
         (
@@ -170,7 +196,13 @@ async fn errors_say_whether_to_try_again() {
             Unavailable,
             "loading",
         ),
-        (200, "<html>".to_owned(), Failed, "not OpenAI's API"),
+        (200, "[]".to_owned(), Failed, "not OpenAI's API"),
+        (
+            200,
+            "<!DOCTYPE html>".to_owned(),
+            Misconfigured,
+            "answered HTML, not JSON: is this the address of OpenAI's API? check the url",
+        ),
         (
             200,
             json!({"choices": []}).to_string(),
@@ -210,6 +242,10 @@ async fn a_rate_limit_says_how_long() {
         ),
         (Some(("retry-after", "-1")), None),
         (Some(("retry-after", "soon")), None),
+        (
+            Some(("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT")),
+            Some(Duration::ZERO),
+        ),
         (None, None),
     ];
     for (header, expected) in rows {

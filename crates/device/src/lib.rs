@@ -6,13 +6,21 @@
 //!
 //! One call on its way: tasks [submit](batch::Batcher::submit) their items → the batcher gathers
 //! those of one key, and asks to be [admitted](batch::Execute::admit) → the model is
-//! [resident](model::Models::get), the device [leased](lease::Leases::acquire) → the batch is
-//! executed and each item gets its own result.
+//! [resident](model) on a device and that is [leased](lease), [both at once](Admission::admit) →
+//! the batch is executed and each item gets its own result.
 
+mod admit;
 pub mod batch;
+mod cpu;
 mod device;
 pub mod lease;
+pub mod ledger;
 pub mod model;
+mod nvml;
 pub mod simulated;
+pub mod size;
 
-pub use device::{Device, Error, Memory, open};
+pub use admit::{Admission, AdmitError, Admitted};
+pub use cpu::Cpu;
+pub use device::{Device, Error, Memory, list, open};
+pub use nvml::Nvidia;

@@ -7,13 +7,17 @@
 
 pub mod check;
 pub mod data;
+pub mod device;
 pub mod diagnostic;
 pub mod duration;
 pub mod graph;
 pub mod inputs;
+pub mod limit;
 pub mod plan;
+pub mod resource;
 pub mod run;
 pub mod schema;
+pub mod size;
 pub mod stage;
 pub mod task;
 pub mod template;

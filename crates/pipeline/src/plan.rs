@@ -71,6 +71,10 @@ pub struct Node {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a plan has few nodes, and most are tasks"
+)]
 pub enum Work {
     /// One task.
     Task(Step),
@@ -102,6 +106,19 @@ pub struct Step {
     pub cache: Option<Cache>,
     #[serde(default, skip_serializing_if = "Demands::is_default")]
     pub demands: Demands,
+    /// Only of steps whose stage type names its model in a parameter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+}
+
+/// Tasks go to a worker that has their model loaded, when one takes them in time; otherwise to any
+/// of their class.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Affinity {
+    /// The parameter that names the model. A value that is no text names none.
+    pub parameter: String,
+    /// How long a task waits for such a worker.
+    pub wait_ms: u64,
 }
 
 /// What a step asks of the worker that runs it, beyond its resource class.

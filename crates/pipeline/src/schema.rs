@@ -49,6 +49,11 @@ pub fn schema(catalog: &Catalog) -> Value {
                 "chunk": { "$ref": "#/$defs/chunk" },
                 "window": { "$ref": "#/$defs/window" },
                 "tolerate": { "$ref": "#/$defs/tolerate" },
+                "batch": { "$ref": "#/$defs/batch" },
+                "device": { "$ref": "#/$defs/device" },
+                "limit": { "$ref": "#/$defs/limit" },
+                "priority": { "$ref": "#/$defs/priority" },
+                "affinity": { "$ref": "#/$defs/affinity" },
                 "approve": { "$ref": "#/$defs/approve" },
                 "parallel": {
                     "description": "Branches that run at the same time, by name.",
@@ -101,6 +106,8 @@ pub fn schema(catalog: &Catalog) -> Value {
                     "resource": { "$ref": "#/$defs/resource" },
                     "retry": { "$ref": "#/$defs/retry" },
                     "timeout": { "$ref": "#/$defs/timeout" },
+                    "priority": { "$ref": "#/$defs/priority" },
+                    "affinity": { "$ref": "#/$defs/affinity" },
                 },
                 "additionalProperties": false,
             },
@@ -283,10 +290,105 @@ fn definitions() -> Map<String, Value> {
             ],
         },
     });
-    match definitions {
-        Value::Object(definitions) => definitions,
-        _ => Map::new(),
+    let mut all = Map::new();
+    for definitions in [definitions, demands()] {
+        if let Value::Object(definitions) = definitions {
+            all.extend(definitions);
+        }
     }
+    all
+}
+
+/// What a stage may ask of the workers that run it.
+fn demands() -> Value {
+    let items = json!({
+        "description": "Items of a call at most.", "type": "integer", "minimum": 1,
+    });
+    json!({
+        "batch": {
+            "description": "How items of this run and others become one call; the stage decides the rest.",
+            "anyOf": [
+                items,
+                {
+                    "type": "object",
+                    "properties": {
+                        "items": items,
+                        "delay": {
+                            "description": "How long an item waits for others.",
+                            "$ref": "#/$defs/duration",
+                        },
+                        "cost": {
+                            "description": "What the items of a call may cost together, in the stage's unit, such as tokens.",
+                            "type": "integer",
+                            "minimum": 1,
+                        },
+                        "expires": {
+                            "description": "How long an item may wait for its call to begin before it fails.",
+                            "$ref": "#/$defs/duration",
+                        },
+                    },
+                    "additionalProperties": false,
+                },
+            ],
+        },
+        "device": {
+            "description": "Devices that a task needs at the same time, all or none.",
+            "type": "object",
+            "properties": {
+                "count": { "type": "integer", "minimum": 1 },
+                "share": {
+                    "description": "Of each device: 1 is a whole one.",
+                    "type": "number",
+                    "exclusiveMinimum": 0,
+                    "maximum": 1,
+                },
+                "memory": {
+                    "description": "On each device.",
+                    "type": "string",
+                    "pattern": "^[0-9]+ *([kKMGT]?B|[KMGT]iB)$",
+                    "examples": ["16GiB"],
+                },
+            },
+            "additionalProperties": false,
+        },
+        "limit": {
+            "description": "A limit that all workers share.",
+            "anyOf": [
+                { "$ref": "#/$defs/limit_name" },
+                {
+                    "type": "object",
+                    "properties": {
+                        "name": { "$ref": "#/$defs/limit_name" },
+                        "weight": {
+                            "description": "How much of the limit's concurrency a task takes.",
+                            "type": "integer",
+                            "minimum": 1,
+                        },
+                    },
+                    "required": ["name"],
+                    "additionalProperties": false,
+                },
+            ],
+        },
+        "limit_name": { "type": "string", "pattern": "^[A-Za-z0-9._:/-]{1,100}$" },
+        "priority": {
+            "description": "1 is the most urgent, 5 the least, 3 the usual.",
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 5,
+        },
+        "affinity": {
+            "description": "How long a task waits for a worker that has its model loaded; 1s unless given.",
+            "anyOf": [
+                { "const": "none" },
+                {
+                    "type": "object",
+                    "properties": { "wait": { "$ref": "#/$defs/duration" } },
+                    "additionalProperties": false,
+                },
+            ],
+        },
+    })
 }
 
 #[cfg(test)]
@@ -309,6 +411,12 @@ mod tests {
             json!({ "approve": { "message": "ok?" }, "when": "a > 1" }),
             json!({ "parallel": { "a": { "approve": "ok?" }, "b": [{ "call": "./x.yaml" }] } }),
             json!({ "map": { "stages": [{ "uses": "llm.generate", "with": { "prompt": "p" } }] } }),
+            json!({
+                "uses": "embed.text", "batch": { "items": 32, "delay": "10ms", "cost": 8192 },
+                "device": { "count": 2, "share": 0.5, "memory": "40 GiB" }, "priority": 1,
+                "limit": { "name": "openai/eu", "weight": 2 }, "affinity": { "wait": "2s" },
+            }),
+            json!({ "uses": "embed.text", "batch": 32, "limit": "openai", "affinity": "none" }),
         ] {
             assert!(accepts(&validator, right.clone()), "{right}");
         }
@@ -319,6 +427,13 @@ mod tests {
             json!({ "uses": "text.split", "timeout": "10 minutes" }),
             json!({ "uses": "text.split", "approve": "ok?" }),
             json!({ "id": "nothing" }),
+            json!({ "uses": "embed.text", "batch": 0 }),
+            json!({ "uses": "embed.text", "batch": { "item": 3 } }),
+            json!({ "uses": "embed.text", "device": { "share": 0 } }),
+            json!({ "uses": "embed.text", "device": { "memory": "82 bananas" } }),
+            json!({ "uses": "embed.text", "priority": 6 }),
+            json!({ "uses": "embed.text", "limit": { "name": "x", "weight": 0 } }),
+            json!({ "uses": "embed.text", "affinity": "some" }),
             json!({ "approve": "ok?", "widnow": 3 }),
         ] {
             assert!(!accepts(&validator, wrong.clone()), "{wrong}");

@@ -2,6 +2,7 @@
 //! knows its place.
 
 use crate::diagnostic::Span;
+use crate::plan::{Batch, Device, Limit};
 use crate::yaml::Tree;
 
 /// A value and where it stands.
@@ -67,6 +68,7 @@ pub(crate) struct Uses {
     /// A template that replaces the output of the stage before as input.
     pub(crate) input: Option<Spot<String>>,
     pub(crate) policy: Policy,
+    pub(crate) demands: Demands,
     pub(crate) cache: Option<Cache>,
     pub(crate) fan: Fan,
 }
@@ -82,6 +84,17 @@ pub(crate) struct Policy {
     pub(crate) attempt_ms: Option<Spot<u64>>,
     pub(crate) total_ms: Option<Spot<u64>>,
     pub(crate) heartbeat_ms: Option<Spot<u64>>,
+    pub(crate) priority: Option<Spot<u32>>,
+    /// How long a task waits for a worker that has its model loaded; 0 for not at all.
+    pub(crate) affinity_ms: Option<Spot<u64>>,
+}
+
+/// What a stage asks of the workers that run it; their places are those of the keys.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Demands {
+    pub(crate) batch: Option<Spot<Batch>>,
+    pub(crate) device: Option<Spot<Device>>,
+    pub(crate) limit: Option<Limit>,
 }
 
 #[derive(Clone, Debug)]

@@ -78,6 +78,10 @@ pub struct TaskOutput {
     /// It was not run: an earlier result with the same key was used.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cached: bool,
+    /// The task queue of the model that it used, when its worker has that model loaded and polls the
+    /// queue: tasks that follow are well placed there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

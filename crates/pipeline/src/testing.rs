@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::stage::{Catalog, Kind, StageType, Type};
+use crate::stage::{Batched, Catalog, Kind, StageType, Type};
 
 /// Stage types of all kinds, with the names, types and main parameters of the built-in ones.
 pub fn catalog() -> Catalog {
@@ -38,6 +38,7 @@ pub fn catalog() -> Catalog {
         stage("embed.text", Kind::Items, chunks(), vectors())
             .pure()
             .on("accelerator")
+            .batched("model")
             .with(json!({ "model": { "type": "string" } }), &[]),
         stage(
             "vector.upsert",
@@ -124,6 +125,13 @@ impl StageType {
 
     fn on(mut self, resource: &str) -> Self {
         resource.clone_into(&mut self.resource);
+        self
+    }
+
+    fn batched(mut self, model: &str) -> Self {
+        self.batched = Some(Batched {
+            model: Some(model.to_owned()),
+        });
         self
     }
 

@@ -1,6 +1,6 @@
 //! What a run hands on when it continues as new, so that its history stays small.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use tidemill_pipeline::data::Collection;
@@ -25,6 +25,9 @@ pub(crate) struct Carry {
     /// How the main nodes ended, once only those of `finally` are left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) end: Option<End>,
+    /// See [`affinity`](crate::affinity).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) cold: BTreeSet<String>,
 }
 
 /// How a run ends.

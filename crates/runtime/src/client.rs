@@ -49,6 +49,9 @@ pub enum Error {
     NotFound(String),
     #[error("a run `{0}` is going on already; cancel it, or start this one under another id")]
     Running(String),
+    /// A line for each stage.
+    #[error("no worker could ever run it: {0}")]
+    Unsatisfiable(String),
     #[error("the answer is refused: {0}")]
     Answer(String),
     #[error("run `{run}`: {cause}")]
@@ -133,17 +136,22 @@ impl Pipelines {
         Self { client }
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Starts a run and returns its id. The inputs are those that the plan wants: they have been
     /// checked, and defaults are filled in.
     ///
     /// # Errors
-    /// The id is taken by a run that goes on, or the engine is not reached.
+    /// No worker could ever run a stage, the id is taken by a run that goes on, or the engine is not reached.
     pub async fn start(
         &self,
         plan: Plan,
         inputs: BTreeMap<String, Value>,
         options: StartOptions,
     ) -> Result<String, Error> {
+        self.placeable(&plan).await?;
         let mut id = options.id;
         if id.is_empty() {
             let nanos = now().as_nanos();

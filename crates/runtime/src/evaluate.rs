@@ -13,7 +13,7 @@ use crate::task::{self, Fault, Task};
 /// Evaluates the templates in the strings of a value, but for those that mention `item`: they are
 /// evaluated for each item. `what` begins the message of a failure.
 pub(crate) async fn around_items(cx: &Context, what: &str, value: &Value) -> Result<Value, Fault> {
-    within(cx, what, value, &|text| !speaks_of_item(text)).await
+    within(cx, what, value, &|text| !template::speaks_of_item(text)).await
 }
 
 /// Evaluates the templates in the strings of a value.
@@ -24,10 +24,6 @@ pub(crate) async fn value(cx: &Context, what: &str, value: &Value) -> Result<Val
 /// Evaluates one string.
 pub(crate) async fn text(cx: &Context, what: &str, text: &str) -> Result<Value, Fault> {
     value(cx, what, &Value::from(text)).await
-}
-
-pub(crate) fn speaks_of_item(text: &str) -> bool {
-    template::is_template(text) && template::roots(text).is_ok_and(|roots| roots.contains("item"))
 }
 
 async fn within(

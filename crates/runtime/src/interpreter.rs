@@ -1,6 +1,6 @@
 //! The workflow: what it is started with, what it is sent and asked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use serde_json::{Value, json};
@@ -28,6 +28,9 @@ pub struct Interpreter {
     pub(crate) answers: BTreeMap<String, Answer>,
     /// The run continues as new as soon as what is under way has ended: begin nothing.
     pub(crate) draining: bool,
+    /// Queues of models from which no worker took a task in time, and of which none has said since
+    /// that it serves them.
+    pub(crate) cold: BTreeSet<String>,
 }
 
 /// What a run is made of and does not change.
@@ -49,12 +52,14 @@ impl Interpreter {
             state: RunState::default(),
             answers: BTreeMap::new(),
             draining: false,
+            cold: BTreeSet::new(),
         };
         run.setup = read(input).map(|setup| {
             match &setup.carry {
                 Some(carry) => {
                     run.state = carry.state.clone();
                     run.answers = carry.answers.clone();
+                    run.cold = carry.cold.clone();
                 }
                 None => run.state = begin(&setup.input),
             }

@@ -8,27 +8,27 @@ use serde::de::DeserializeOwned;
 use temporalio_common::data_converters::RawValue;
 use temporalio_common::error::IncomingError;
 use temporalio_common::protos::temporal::api::common::v1::Payload;
-use temporalio_common::{RetryPolicy, UntypedActivity};
+use temporalio_common::{Priority, RetryPolicy, UntypedActivity};
 use temporalio_sdk::workflows::select;
 use temporalio_sdk::{
     ActivityCancellationType, ActivityCloseTimeouts, ActivityExecutionError, ActivityOptions,
     TimeoutType, TimerOptions, WaitConditionOptions,
 };
 use tidemill_pipeline::plan::{Retry, Timeouts};
+use tidemill_pipeline::resource::CPU;
 
+use crate::affinity::{self, Preferred};
 use crate::context::Context;
 
 /// The failure of a worker that cannot reach the artifact store. No attempt counts against it.
 const STORE_UNAVAILABLE: &str = "ArtifactStoreUnavailable";
 /// The failure of a task that would fail again.
 pub(crate) const INVALID: &str = "Invalid";
-/// The queue of the interpreter's own tasks.
-const INTERNAL_QUEUE: &str = "cpu";
-
 /// The longest wait between two tries while the artifact store is away.
 const STORE_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// A task to be run.
+#[derive(Clone)]
 pub(crate) struct Task<'a> {
     /// The activity type.
     pub(crate) name: &'a str,
@@ -37,6 +37,12 @@ pub(crate) struct Task<'a> {
     pub(crate) stage: &'a str,
     pub(crate) retry: Retry,
     pub(crate) timeouts: Timeouts,
+    /// 1 is the most urgent, 5 the least.
+    pub(crate) priority: Option<u8>,
+    /// How long an attempt may wait for a worker, where that is bounded.
+    pub(crate) start_within: Option<Duration>,
+    /// Where it is put first.
+    pub(crate) preferred: Option<Preferred>,
 }
 
 impl<'a> Task<'a> {
@@ -44,7 +50,7 @@ impl<'a> Task<'a> {
     pub(crate) fn internal(name: &'a str, stage: &'a str) -> Self {
         Self {
             name,
-            queue: INTERNAL_QUEUE,
+            queue: CPU,
             stage,
             retry: Retry {
                 attempts: 10,
@@ -54,6 +60,9 @@ impl<'a> Task<'a> {
                 attempt_ms: 10 * 60 * 1_000,
                 ..Timeouts::default()
             },
+            priority: None,
+            start_within: None,
+            preferred: None,
         }
     }
 }
@@ -94,12 +103,7 @@ pub(crate) async fn run<T: DeserializeOwned>(
     let first_wait = Duration::from_millis(cx.limits.store_wait_ms.max(1));
     let mut wait = first_wait;
     loop {
-        let result = cx.workflow.execute_activity(
-            UntypedActivity::new(task.name),
-            RawValue::new(vec![json_payload(input.clone())]),
-            options(cx, task),
-        );
-        let failure = match result.await {
+        let failure = match affinity::execute(cx, task, &input).await {
             Ok(output) => {
                 if wait != first_wait {
                     cx.update(|node| node.message = None);
@@ -129,6 +133,20 @@ pub(crate) async fn run<T: DeserializeOwned>(
         pause(cx, wait).await?;
         wait = (wait * 2).min(STORE_WAIT_MAX);
     }
+}
+
+/// Schedules a task as it is and waits for its end.
+pub(crate) async fn execute(
+    cx: &Context,
+    task: &Task<'_>,
+    input: &[u8],
+) -> Result<RawValue, ActivityExecutionError> {
+    let result = cx.workflow.execute_activity(
+        UntypedActivity::new(task.name),
+        RawValue::new(vec![json_payload(input.to_vec())]),
+        options(cx, task),
+    );
+    result.await
 }
 
 /// Waits, or stops waiting because the run is cancelled or continues as new.
@@ -178,6 +196,11 @@ fn options(cx: &Context, task: &Task<'_>) -> ActivityOptions {
         .build();
     ActivityOptions::with_close_timeouts(close)
         .task_queue(task.queue)
+        .maybe_schedule_to_start_timeout(task.start_within)
+        .maybe_priority(task.priority.map(|priority| {
+            let key = u32::from(priority);
+            Priority::builder().priority_key(key).build()
+        }))
         .maybe_heartbeat_timeout((heartbeat > 0).then(|| Duration::from_millis(heartbeat)))
         .cancellation_type(ActivityCancellationType::WaitCancellationCompleted)
         .cancellation_token(cx.token.clone())

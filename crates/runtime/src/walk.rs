@@ -342,9 +342,9 @@ impl Walk {
     }
 
     fn drained(self) -> Stop {
-        let (state, answers) = self
+        let (state, answers, cold) = self
             .workflow
-            .state(|run| (run.state.clone(), run.answers.clone()));
+            .state(|run| (run.state.clone(), run.answers.clone(), run.cold.clone()));
         Stop::Drained(Box::new(Carry {
             state,
             answers,
@@ -352,6 +352,7 @@ impl Walk {
             deadlines: self.deadlines,
             failure: self.failure,
             end: self.end.map(|end| (*end).clone()),
+            cold,
         }))
     }
 

@@ -6,12 +6,13 @@ use std::time::Duration;
 use temporalio_client::{
     Client, ClientOptions, Connection, ConnectionOptions, GrpcCompression, Url,
 };
-use temporalio_sdk::runtime::PollerBehavior;
+use temporalio_sdk::runtime::{PollerBehavior, RuntimeOptions};
 use temporalio_sdk::{Runtime, Worker, WorkerOptions};
 use tidemill_pipeline::run::TASK_QUEUE;
 use tokio::sync::oneshot;
 
 use crate::Interpreter;
+use crate::limit::LimitWorkflow;
 
 /// Runs that are kept in memory between their tasks. One that is not is replayed from its history.
 const CACHED_RUNS: usize = 200;
@@ -19,6 +20,8 @@ const POLLERS: usize = 4;
 /// How long a task waits for the worker that has its run in memory: a run stands still for as long when
 /// that worker was killed.
 const STICKY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the worker says that it lives. Silent for two of them, it is taken for dead.
+const WORKER_HEARTBEAT: Duration = Duration::from_secs(5);
 /// Between two tries to reach the engine: from the first to the last.
 const CONNECT_WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
@@ -86,12 +89,17 @@ async fn work(engine: &Engine, stop: impl Future<Output = ()>) -> Result<(), Err
     let failed = |error: &dyn std::fmt::Display| Error::Worker(error.to_string());
     let options = WorkerOptions::new(TASK_QUEUE)
         .register_workflow::<Interpreter>()
+        .and_then(|options| options.register_workflow::<LimitWorkflow>())
         .map_err(|error| failed(&error))?
         .max_cached_workflows(CACHED_RUNS)
         .sticky_queue_schedule_to_start_timeout(STICKY_TIMEOUT)
         .workflow_task_poller_behavior(PollerBehavior::SimpleMaximum(POLLERS))
         .build();
-    let runtime = Runtime::from_current_tokio(Default::default()).map_err(|e| failed(&e))?;
+    let settings = RuntimeOptions::builder()
+        .heartbeat_interval(Some(WORKER_HEARTBEAT))
+        .build()
+        .map_err(|error| failed(&error))?;
+    let runtime = Runtime::from_current_tokio(settings).map_err(|e| failed(&e))?;
     let mut worker = Worker::new(&runtime, client, options).map_err(|error| failed(&error))?;
     let shut_down = worker.shutdown_handle();
     let mut run = std::pin::pin!(worker.run());

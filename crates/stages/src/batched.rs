@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
+use tidemill_connect::limiter::Limiter;
 use tidemill_device::{Device, batch, model};
 use tokio_util::sync::CancellationToken;
 
@@ -86,6 +87,8 @@ pub struct Place {
     pub cancelled: CancellationToken,
     /// The folder of models.
     pub data: std::path::PathBuf,
+    /// See [`Context::limit`]: the tasks of a batch have the same.
+    pub limit: Option<Arc<dyn Limiter>>,
 }
 
 /// The usual limits: 32 items, 10 ms, one batch at a time.

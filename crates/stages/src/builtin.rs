@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tidemill_pipeline::stage::Catalog;
 
 use crate::documents::{Load, PdfReader};
-use crate::{Stage, ai, data, http, shell, text, vector};
+use crate::{Stage, ai, data, http, shell, simulate, text, vector};
 
 /// What the built-in stages need to know of the process that they run in.
 #[derive(Clone, Debug)]
@@ -34,6 +34,7 @@ pub fn builtin_with(settings: &Settings) -> Vec<Arc<dyn Stage>> {
         Arc::new(text::Split::default()),
         Arc::new(ai::EmbedText),
         Arc::new(ai::LlmGenerate),
+        Arc::new(ai::Infer::default()),
         Arc::new(vector::Changed),
         Arc::new(vector::Upsert),
         Arc::new(vector::Prune),
@@ -43,6 +44,8 @@ pub fn builtin_with(settings: &Settings) -> Vec<Arc<dyn Stage>> {
         Arc::new(shell::Run),
         Arc::new(data::Set),
         Arc::new(data::Filter),
+        Arc::new(simulate::Work),
+        Arc::new(simulate::Infer),
     ]
 }
 

@@ -14,6 +14,7 @@ pub mod http;
 pub mod params;
 pub mod records;
 pub mod shell;
+pub mod simulate;
 mod stage;
 pub mod text;
 pub mod vector;

@@ -1,9 +1,14 @@
 //! What a worker is told when it starts.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use tidemill_connect::stream::Streams;
+
 use crate::Error;
+use crate::metrics::Metrics;
+use crate::offer::Offer;
 
 /// The class of work that needs only a CPU. Its workers also do the interpreter's internal tasks.
 pub const CPU: &str = "cpu";
@@ -25,38 +30,30 @@ pub struct Config {
     /// How long running tasks may go on after the worker was told to stop. What still runs then is
     /// cancelled and handed back.
     pub grace: Duration,
-}
-
-/// Tasks of one resource class, at most so many at a time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Offer {
-    /// The resource class: a task queue.
-    pub class: String,
-    pub slots: usize,
-}
-
-impl Offer {
-    pub fn new(class: impl Into<String>, slots: usize) -> Self {
-        Self {
-            class: class.into(),
-            slots,
-        }
-    }
+    /// Where what it does is counted.
+    pub metrics: Arc<Metrics>,
+    /// Where models put what they say word by word, for those who watch.
+    pub streams: Streams,
 }
 
 impl Config {
-    /// A worker for everything: `cpu` with a slot for each core, `accelerator` with one, artifacts
-    /// in the data folder.
+    /// A worker for everything: `cpu` with a slot for each core, `accelerator` on the host's CPU as
+    /// its device, artifacts in the data folder.
     pub fn new(engine: impl Into<String>, data: impl AsRef<Path>) -> Self {
         let data = data.as_ref();
         Self {
             engine: engine.into(),
             namespace: "default".to_owned(),
-            identity: format!("tidemill-worker@{}", std::process::id()),
-            offers: vec![Offer::new(CPU, cpu_slots(None)), Offer::new(ACCELERATOR, 1)],
+            identity: identity(),
+            offers: vec![
+                Offer::new(CPU, cpu_slots(None)),
+                Offer::on_device(ACCELERATOR, "cpu"),
+            ],
             artifacts: file_url(&data.join("artifacts")),
             data: data.to_owned(),
             grace: Duration::from_secs(10),
+            metrics: Metrics::new(),
+            streams: Streams::default(),
         }
     }
 
@@ -95,7 +92,7 @@ impl Config {
 /// least.
 pub fn cpu_slots(memory: Option<Memory>) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-    memory.map_or(cores, |memory| memory.slots(cores))
+    memory.map_or(cores, |memory| memory.fit().min(cores))
 }
 
 /// What tasks may use together, and what one is expected to use at most, in bytes.
@@ -106,10 +103,17 @@ pub struct Memory {
 }
 
 impl Memory {
-    fn slots(self, cores: usize) -> usize {
+    /// Tasks that fit, one at least.
+    pub fn fit(self) -> usize {
         let fit = self.budget / self.per_task.max(1);
-        usize::try_from(fit).unwrap_or(cores).clamp(1, cores)
+        usize::try_from(fit).unwrap_or(usize::MAX).max(1)
     }
+}
+
+/// Told apart on all machines: in containers every process may be the first.
+fn identity() -> String {
+    let host = sysinfo::System::host_name().unwrap_or_else(|| "unknown".to_owned());
+    format!("tidemill-worker-{}@{host}", std::process::id())
 }
 
 fn file_url(path: &Path) -> String {
@@ -122,12 +126,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_are_bounded_by_cores_and_by_memory() {
-        let slots = |budget, per_task| Memory { budget, per_task }.slots(8);
-        assert_eq!(slots(16, 1), 8);
-        assert_eq!(slots(16, 3), 5);
-        assert_eq!(slots(1, 3), 1);
-        assert_eq!(slots(16, 0), 8);
+    fn slots_are_bounded_by_memory() {
+        let fit = |budget, per_task| Memory { budget, per_task }.fit();
+        assert_eq!(fit(16, 3), 5);
+        assert_eq!(fit(1, 3), 1);
+        assert_eq!(fit(16, 0), 16);
+        let one = Memory {
+            budget: 1,
+            per_task: 1,
+        };
+        assert_eq!(cpu_slots(Some(one)), 1);
+        assert!(cpu_slots(None) >= 1);
     }
 
     #[test]

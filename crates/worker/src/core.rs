@@ -5,7 +5,8 @@
 //! engine that restarts must not cost the work of an hour.
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use temporalio_client::errors::ClientConnectError;
 use temporalio_client::tonic::{Code, Request, Status};
@@ -18,6 +19,7 @@ use temporalio_common::protos::coresdk::{ActivityHeartbeat, ActivityTaskCompleti
 use temporalio_common::protos::temporal::api::common::v1::{Payload, Payloads};
 use temporalio_common::protos::temporal::api::failure::v1::failure::FailureInfo;
 use temporalio_common::protos::temporal::api::failure::v1::{ApplicationFailureInfo, Failure};
+use temporalio_common::protos::temporal::api::worker::v1::PluginInfo;
 use temporalio_common::protos::temporal::api::workflowservice::v1::{
     DescribeNamespaceRequest, RespondActivityTaskCanceledRequest,
     RespondActivityTaskCompletedRequest, RespondActivityTaskFailedRequest,
@@ -27,9 +29,12 @@ use temporalio_sdk_core::{
     CoreRuntime, PollError, PollerBehavior, RuntimeOptions, Worker, WorkerConfig,
     WorkerVersioningStrategy, init_worker,
 };
+use tidemill_pipeline::device::Advertised;
 use tracing::{debug, warn};
 
-use crate::config::{Config, Offer};
+use crate::config::Config;
+use crate::limit::Updates;
+use crate::slots::ClassSlots;
 
 /// Longest wait for the engine to take a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,11 +42,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
 const REPORT_AGAIN_FIRST: Duration = Duration::from_millis(100);
 const REPORT_AGAIN_MOST: Duration = Duration::from_secs(5);
+/// How often a worker says that it lives. Silent for two of them, it is taken for dead.
+const WORKER_HEARTBEAT: Duration = Duration::from_secs(5);
 /// Heartbeats are paced by the tasks; core is only kept from sending a burst of them.
 const HEARTBEAT_APART: Duration = Duration::from_millis(100);
 /// Polls of one class at most. Each keeps a stream of the shared connection open.
 const POLLS_MAX: usize = 16;
-const POLLS_FIRST: usize = 2;
 /// Bytes of a failure's message that are sent: it goes into history.
 const MESSAGE_BYTES: usize = 8 * 1024;
 
@@ -92,7 +98,11 @@ impl Engine {
             }
             other => ConnectError::NotNow(with_causes(&other)),
         })?;
-        let runtime = CoreRuntime::new_assume_tokio(RuntimeOptions::default())
+        let options = RuntimeOptions::builder()
+            .heartbeat_interval(Some(WORKER_HEARTBEAT))
+            .build()
+            .map_err(ConnectError::Wrong)?;
+        let runtime = CoreRuntime::new_assume_tokio(options)
             .map_err(|e| ConnectError::Wrong(e.to_string()))?;
         Ok(Self {
             connection,
@@ -100,6 +110,15 @@ impl Engine {
             namespace: config.namespace.clone(),
             identity: config.identity.clone(),
         })
+    }
+
+    /// What sends updates to workflows.
+    pub(crate) fn updates(&self) -> Updates {
+        Updates {
+            connection: self.connection.clone(),
+            namespace: self.namespace.clone(),
+            identity: self.identity.clone(),
+        }
     }
 
     /// Whether the engine knows the namespace.
@@ -116,23 +135,30 @@ impl Engine {
         }
     }
 
-    /// A worker for one class. It polls nothing before [`Queue::next`] is called.
-    pub(crate) fn queue(&self, offer: &Offer, grace: Duration) -> Result<Queue, String> {
-        let polls_max = offer.slots.min(POLLS_MAX);
+    /// A worker for one task queue of a class. It polls nothing before [`Queue::next`] is called.
+    pub(crate) fn queue(&self, name: &str, class: &Serving<'_>) -> Result<Queue, String> {
+        let polls_max = class.slots.slots().min(POLLS_MAX);
+        let plugins = class.devices.iter().map(|device| {
+            let (name, version) = device.to_plugin();
+            PluginInfo { name, version }
+        });
         let config = WorkerConfig::builder()
             .namespace(self.namespace.clone())
-            .task_queue(offer.class.clone())
+            .task_queue(name.to_owned())
             .client_identity_override(self.identity.clone())
             .task_types(WorkerTaskTypes::activity_only())
             .versioning_strategy(WorkerVersioningStrategy::default())
-            .max_outstanding_activities(offer.slots)
+            .tuner(class.slots.tuner())
+            .plugins(plugins.collect())
+            // Several queues of one namespace in one process are meant.
+            .skip_client_worker_set_check(true)
             .activity_task_poller_behavior(PollerBehavior::Autoscaling {
                 minimum: 1,
                 maximum: polls_max,
-                initial: POLLS_FIRST.min(polls_max),
+                initial: class.polls_first.min(polls_max),
             })
             .max_heartbeat_throttle_interval(HEARTBEAT_APART)
-            .graceful_shutdown_period(grace)
+            .graceful_shutdown_period(class.grace)
             .build()?;
         let worker = init_worker(&self.runtime, config, self.connection.clone())
             .map_err(|e| format!("{e:#}"))?;
@@ -145,7 +171,17 @@ impl Engine {
     }
 }
 
-/// The tasks of one class.
+/// What the queues of a class have in common.
+pub(crate) struct Serving<'a> {
+    pub(crate) slots: &'a Arc<ClassSlots>,
+    /// As submitters are told of them.
+    pub(crate) devices: &'a [Advertised],
+    /// Polls to begin with.
+    pub(crate) polls_first: usize,
+    pub(crate) grace: Duration,
+}
+
+/// The tasks of one task queue.
 pub(crate) struct Queue {
     worker: Worker,
     connection: Connection,
@@ -168,6 +204,8 @@ pub(crate) struct Start {
     pub(crate) attempt: u32,
     /// Zero when the task has none.
     pub(crate) heartbeat_timeout: Duration,
+    /// When the engine put this attempt into its queue.
+    pub(crate) scheduled: Option<SystemTime>,
 }
 
 /// Why a task should end.
@@ -233,6 +271,9 @@ impl Queue {
                         .heartbeat_timeout
                         .and_then(|d| d.try_into().ok())
                         .unwrap_or_default(),
+                    scheduled: start
+                        .current_attempt_scheduled_time
+                        .and_then(|time| time.try_into().ok()),
                 }),
                 Some(activity_task::Variant::Cancel(cancel)) => Event::Cancel {
                     token,

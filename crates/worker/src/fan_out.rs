@@ -228,7 +228,11 @@ async fn call(
 async fn once(store: &Store, whole: &Whole<'_>, item: &Item, cx: &Context) -> Result<Value, Error> {
     let with = parameters(whole, item).map_err(Error::invalid)?;
     let input = store.resolve(item.value.clone()).await?;
-    whole.stage.call(input, with, cx).await
+    let cx = Context {
+        item: item.id.clone(),
+        ..cx.clone()
+    };
+    whole.stage.call(input, with, &cx).await
 }
 
 /// The stage's parameters for one item.
@@ -245,7 +249,9 @@ fn parameters(whole: &Whole<'_>, item: &Item) -> Result<Value, String> {
 /// template in them came from a document.
 fn evaluate(with: &Value, scope: &Value) -> Result<Value, template::Error> {
     Ok(match with {
-        Value::String(text) if of_item(text) => template::evaluate_text(text, scope)?,
+        Value::String(text) if template::speaks_of_item(text) => {
+            template::evaluate_text(text, scope)?
+        }
         Value::Array(values) => {
             let values = values.iter().map(|value| evaluate(value, scope));
             Value::Array(values.collect::<Result<_, _>>()?)
@@ -262,15 +268,11 @@ fn evaluate(with: &Value, scope: &Value) -> Result<Value, template::Error> {
 
 fn speaks_of_item(with: &Value) -> bool {
     match with {
-        Value::String(text) => of_item(text),
+        Value::String(text) => template::speaks_of_item(text),
         Value::Array(values) => values.iter().any(speaks_of_item),
         Value::Object(fields) => fields.values().any(speaks_of_item),
         _ => false,
     }
-}
-
-fn of_item(text: &str) -> bool {
-    template::is_template(text) && template::roots(text).is_ok_and(|roots| roots.contains("item"))
 }
 
 fn failure(item: &Item, error: &str) -> FailedItem {

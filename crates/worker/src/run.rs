@@ -11,16 +11,19 @@ use std::sync::Arc;
 use futures::FutureExt;
 use serde::Serialize;
 use serde_json::Value;
+use tidemill_connect::stream::Streams;
 use tidemill_pipeline::data::Part;
 use tidemill_pipeline::stage::{Kind, Type};
 use tidemill_pipeline::task::{Input, Output, PartOutput, TaskInput, TaskOutput};
-use tidemill_stages::{Context, Error};
+use tidemill_stages::{Context, Error, Stage};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info_span};
 
+use crate::batching::{BatchedStage, Devices, hold};
 use crate::cache;
 use crate::fan_out::{self, Whole};
 use crate::internal as chores;
+use crate::limit::{self, Entered};
 use crate::message;
 use crate::parts::{Limits, PartSink};
 use crate::registry::{Entry, Registry};
@@ -31,6 +34,9 @@ pub(crate) struct Runner {
     pub(crate) registry: Registry,
     pub(crate) store: Store,
     pub(crate) data: PathBuf,
+    /// What stages say while they are at work, for those who watch.
+    pub(crate) streams: Streams,
+    pub(crate) limits: limit::Limits,
 }
 
 /// What connects a task with the one who watches it.
@@ -38,6 +44,9 @@ pub(crate) struct Runner {
 pub(crate) struct Life {
     pub(crate) cancelled: CancellationToken,
     pub(crate) progress: Arc<dyn Fn(String) + Send + Sync>,
+    /// Those of the class that the task came from.
+    pub(crate) devices: Arc<Devices>,
+    pub(crate) attempt: u32,
 }
 
 impl Runner {
@@ -104,14 +113,23 @@ impl Runner {
                  a `resource` of their own"
             ))
         })?;
+        let batched = BatchedStage::new(&entry.of, &entry.stage, &life.devices, &task.demands);
+        let stage: &dyn Stage = match &batched {
+            Some(batched) => batched,
+            None => entry.stage.as_ref(),
+        };
         let store = self.store.for_run(&task.run.id);
-        let cx = Context {
+        let mut cx = Context {
             run: task.run.clone(),
             stage: task.stage.clone(),
             artifacts: store.artifacts().clone(),
             data: self.data.clone(),
-            cancelled: life.cancelled,
-            progress: life.progress,
+            cancelled: life.cancelled.clone(),
+            progress: life.progress.clone(),
+            devices: Vec::new(),
+            item: String::new(),
+            streams: self.streams.clone(),
+            limit: None,
         };
         let key = cache::key(entry, &task, &store, &cx).await?;
         if let Some(key) = &key
@@ -120,41 +138,60 @@ impl Runner {
             return Ok(TaskOutput {
                 output,
                 cached: true,
+                warm: None,
             });
         }
+        let entered = self
+            .limits
+            .enter(&task, life.attempt, &life.cancelled, &life.progress)
+            .await?;
+        cx.limit = entered.as_ref().map(Entered::limiter);
         let with = store.resolve(std::mem::take(&mut task.with)).await?;
+        let queue = batched.as_ref().and_then(|batched| batched.queue(&with));
+        // Batches take devices for themselves; whatever else runs beside devices holds them alone.
+        let _held = match &batched {
+            Some(_) => None,
+            None => hold(&task, &life, &mut cx).await?,
+        };
         // A result in which items failed is not used again: they may well succeed next time.
         let mut whole_result = true;
-        let output = match (entry.of.kind, task.input) {
-            (Kind::Source, Input::Value(value)) => source(&store, entry, value, with, &cx).await?,
-            (Kind::Source, _) => {
-                return Err(Error::invalid(
-                    "it makes a collection and cannot be run over the items of another",
-                ));
-            }
-            (Kind::Call, Input::Value(value)) => {
-                let value = store.resolve(value).await?;
-                let value = entry.stage.call(value, with, &cx).await?;
-                Output::Value(store.claim_check(value).await?)
-            }
-            (Kind::Items, Input::Value(value)) => few(&store, entry, value, with, &cx).await?,
-            (kind, input) => {
-                let per_item = kind == Kind::Call;
-                let scope = store.resolve(task.scope).await?;
-                let whole = Whole::new(entry.stage.as_ref(), per_item, with, scope);
-                let chunk = store.chunk(&input).await?;
-                let failed_before = chunk.failed.len();
-                let part = fan_out::run(&store, whole, chunk, &cx).await?;
-                whole_result = part.failed.len() == failed_before;
-                Output::Part(part_output(&store, part, failed_before).await?)
-            }
+        let work = async {
+            let output = match (entry.of.kind, task.input) {
+                (Kind::Source, Input::Value(value)) => {
+                    source(&store, entry, value, with, &cx).await?
+                }
+                (Kind::Source, _) => {
+                    return Err(Error::invalid(
+                        "it makes a collection and cannot be run over the items of another",
+                    ));
+                }
+                (Kind::Call, Input::Value(value)) => {
+                    let value = store.resolve(value).await?;
+                    let value = stage.call(value, with, &cx).await?;
+                    Output::Value(store.claim_check(value).await?)
+                }
+                (Kind::Items, Input::Value(value)) => few(&store, stage, value, with, &cx).await?,
+                (kind, input) => {
+                    let per_item = kind == Kind::Call && batched.is_none();
+                    let scope = store.resolve(task.scope).await?;
+                    let whole = Whole::new(stage, per_item, with, scope);
+                    let chunk = store.chunk(&input).await?;
+                    let failed_before = chunk.failed.len();
+                    let part = fan_out::run(&store, whole, chunk, &cx).await?;
+                    whole_result = part.failed.len() == failed_before;
+                    Output::Part(part_output(&store, part, failed_before).await?)
+                }
+            };
+            Ok(output)
         };
+        let output = limit::under(&entered, work).await?;
         if let Some(key) = key.filter(|_| whole_result) {
             cache::put(&store, &key, &output).await?;
         }
         Ok(TaskOutput {
             output,
             cached: false,
+            warm: queue.filter(|queue| life.devices.serves(queue)),
         })
     }
 }
@@ -187,7 +224,7 @@ async fn source(
 /// one chunk. There is nowhere to keep an item's failure, so it is the task's.
 async fn few(
     store: &Store,
-    entry: &Entry,
+    stage: &dyn Stage,
     value: Value,
     with: Value,
     cx: &Context,
@@ -207,7 +244,7 @@ async fn few(
         items: chores::items(values),
         failed: Vec::new(),
     };
-    let mut made = entry.stage.items(chunk, with, cx).await?;
+    let mut made = stage.items(chunk, with, cx).await?;
     if let Some(failed) = made.failed.first() {
         return Err(Error::failed(format!(
             "item {}: {}",

@@ -1,28 +1,24 @@
 //! A worker's life: connect, serve every class that it offers, stop.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tidemill_connect::artifacts::Artifacts;
-use tokio::runtime::{Builder, Runtime};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
-use crate::config::{Config, Offer};
-use crate::core::{Cancel, CheckError, ConnectError, Engine, Event, Queue};
+use crate::class::Offered;
+use crate::config::Config;
+use crate::core::{CheckError, ConnectError, Engine};
+use crate::limit::Limits;
+use crate::offer::Offer;
 use crate::registry::Registry;
 use crate::run::Runner;
 use crate::store::Store;
-use crate::task::{Class, execute};
 
 /// Between two tries to reach the engine: the first wait, and the longest.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
-/// Threads of one class at most. Stages that wait share them; each that computes takes one.
-const THREADS_MAX: usize = 64;
 
 /// Why a worker cannot work. It waits for an engine that cannot be reached: that is none of these.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +32,9 @@ pub enum Error {
          namespace create {namespace}`), or name another"
     )]
     Namespace { namespace: String, engine: String },
+    /// A device that it should offer cannot be used.
+    #[error("resource class {class}: {reason}")]
+    Device { class: String, reason: String },
     #[error("cannot start threads for resource class {class}: {reason}")]
     Threads { class: String, reason: String },
     #[error("the engine at {engine} refuses the worker: {reason}")]
@@ -62,40 +61,42 @@ pub async fn serve(
         registry,
         store: Store::new(artifacts),
         data: config.data.clone(),
+        streams: config.streams.clone(),
+        limits: Limits::new(&config.identity),
     });
-    let threads = Threads::start(&config.offers)?;
+    let mut classes = Vec::with_capacity(config.offers.len());
+    for offer in &config.offers {
+        classes.push(Offered::open(offer, &config, &runner)?);
+    }
     while !stop.is_cancelled() {
         let Some(engine) = reach(&config, &stop).await? else {
             break;
         };
+        runner.limits.connected(engine.updates());
         // One queue that ends takes the others along, to begin anew together.
         let session = stop.child_token();
         let mut queues = JoinSet::new();
-        for (offer, runtime) in config.offers.iter().zip(&threads.0) {
-            let queue = engine
-                .queue(offer, config.grace)
-                .map_err(|reason| Error::Refused {
-                    engine: config.engine.clone(),
-                    reason,
-                })?;
-            let class = Class {
-                queue: Arc::new(queue),
-                runner: runner.clone(),
-                threads: runtime.handle().clone(),
-                stop: session.clone(),
-            };
-            queues.spawn(poll(offer.class.clone(), class));
+        let engine = Arc::new(engine);
+        for class in &classes {
+            queues.spawn(class.serve(&engine, config.grace, &session));
         }
         info!(
             engine = config.engine,
             namespace = config.namespace,
-            classes = classes(&config.offers),
+            classes = names(&config.offers),
             "worker serves"
         );
         let mut lost = false;
         while let Some(ended) = queues.join_next().await {
-            if let Err(e) = ended {
-                error!("the polling of a class ended: {e}");
+            match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(reason)) => {
+                    return Err(Error::Refused {
+                        engine: config.engine.clone(),
+                        reason,
+                    });
+                }
+                Err(e) => error!("the polling of a class ended: {e}"),
             }
             lost |= !stop.is_cancelled();
             session.cancel();
@@ -156,85 +157,7 @@ async fn pause(span: Duration, stop: &CancellationToken) {
     }
 }
 
-type Cancels = Arc<Mutex<HashMap<Vec<u8>, watch::Sender<Option<Cancel>>>>>;
-
-/// Takes the tasks of one class until told to stop, and returns when all have ended.
-async fn poll(name: String, class: Class) {
-    class.queue.prepare().await;
-    let class = Arc::new(class);
-    let cancels: Cancels = Arc::default();
-    let mut tasks = JoinSet::new();
-    let mut stopping = false;
-    loop {
-        let event = tokio::select! {
-            event = class.queue.next() => event,
-            () = class.stop.cancelled(), if !stopping => {
-                stopping = true;
-                debug!(class = name, running = tasks.len(), "no more tasks are taken");
-                class.queue.stop();
-                continue;
-            }
-        };
-        while tasks.try_join_next().is_some() {}
-        match event {
-            None => break,
-            Some(Err(reason)) => warn!(class = name, "cannot poll any more: {reason}"),
-            Some(Ok(Event::Cancel { token, why })) => {
-                if let Some(cancel) = cancels.lock().get(&token) {
-                    cancel.send_replace(Some(why));
-                }
-            }
-            Some(Ok(Event::Start(start))) => {
-                let (cancel, cancelled) = watch::channel(None);
-                let token = start.token.clone();
-                cancels.lock().insert(token.clone(), cancel);
-                let (class, cancels) = (class.clone(), cancels.clone());
-                tasks.spawn(async move {
-                    execute(&class, start, cancelled).await;
-                    cancels.lock().remove(&token);
-                });
-            }
-        }
-    }
-    while tasks.join_next().await.is_some() {}
-    if let Some(class) = Arc::into_inner(class)
-        && let Some(queue) = Arc::into_inner(class.queue)
-    {
-        Queue::end(queue).await;
-    }
-}
-
-/// A runtime for the stages of each class.
-struct Threads(Vec<Runtime>);
-
-impl Threads {
-    fn start(offers: &[Offer]) -> Result<Self, Error> {
-        let runtime = |offer: &Offer| {
-            Builder::new_multi_thread()
-                .worker_threads(offer.slots.min(THREADS_MAX))
-                .thread_name(format!("stage-{}", offer.class))
-                .enable_all()
-                .build()
-                .map_err(|e| Error::Threads {
-                    class: offer.class.clone(),
-                    reason: e.to_string(),
-                })
-        };
-        let runtimes = offers.iter().map(runtime);
-        Ok(Self(runtimes.collect::<Result<_, _>>()?))
-    }
-}
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        // Not waited for: a stage that computes on after it was cancelled must not hold the process.
-        for runtime in self.0.drain(..) {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-fn classes(offers: &[Offer]) -> String {
+fn names(offers: &[Offer]) -> String {
     let offers = offers.iter().map(|o| format!("{} x {}", o.class, o.slots));
     offers.collect::<Vec<_>>().join(", ")
 }

@@ -7,14 +7,17 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tidemill_stages::{Error, ErrorKind};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinError;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::batching::Devices;
 use crate::core::{Answer, Cancel, Queue, Start};
+use crate::metrics::{Outcome, Tasks};
 use crate::run::{Life, Runner, panicked};
+use crate::slots::ClassSlots;
 
 /// Longest time between heartbeats, which are also how a task hears of its cancellation.
 const HEARTBEAT_MOST: Duration = Duration::from_secs(10);
@@ -33,16 +36,24 @@ const SHUTDOWN: &str = "WorkerShutdown";
 
 /// What a class's tasks share.
 pub(crate) struct Class {
-    pub(crate) queue: Arc<Queue>,
+    pub(crate) slots: Arc<ClassSlots>,
+    pub(crate) tasks: Tasks,
+    pub(crate) devices: Arc<Devices>,
+    /// Told when a device was short of memory: other workers are better now.
+    pub(crate) shortage: Notify,
     pub(crate) runner: Arc<Runner>,
     /// Where stages run: threads apart from those that poll and send heartbeats.
     pub(crate) threads: Handle,
-    /// Fires when the worker stops.
-    pub(crate) stop: CancellationToken,
 }
 
 /// Runs a task and reports it.
-pub(crate) async fn execute(class: &Class, start: Start, cancel: watch::Receiver<Option<Cancel>>) {
+pub(crate) async fn execute(
+    class: &Class,
+    queue: &Queue,
+    start: Start,
+    cancel: watch::Receiver<Option<Cancel>>,
+    stop: &CancellationToken,
+) {
     let Start {
         token,
         activity,
@@ -50,6 +61,7 @@ pub(crate) async fn execute(class: &Class, start: Start, cancel: watch::Receiver
         workflow_id,
         attempt,
         heartbeat_timeout,
+        scheduled,
     } = start;
     debug!(activity, workflow_id, attempt, "task taken");
     let line = Arc::new(Mutex::new(None::<String>));
@@ -59,6 +71,8 @@ pub(crate) async fn execute(class: &Class, start: Start, cancel: watch::Receiver
             let line = line.clone();
             Arc::new(move |text| *line.lock() = Some(text))
         },
+        devices: class.devices.clone(),
+        attempt,
     };
     let cancelled = life.cancelled.clone();
     // Dropped with this future: whatever happens here, the stage does not run on unwatched.
@@ -66,20 +80,34 @@ pub(crate) async fn execute(class: &Class, start: Start, cancel: watch::Receiver
     let runner = class.runner.clone();
     let workflow = workflow_id.clone();
     let payload = payloads.pop().unwrap_or_default();
+    let mut beat = Beat::new(queue, &token, heartbeat_timeout, &line);
+    let mut cancel = cancel;
+    let slot = tokio::select! {
+        slot = class.slots.enter() => Some(slot),
+        Ok(_) = cancel.wait_for(|why| why.is_some()) => None,
+        never = beat.forever() => match never {},
+    };
+    if slot.is_none() {
+        cancelled.cancel();
+    }
+    class.tasks.started(scheduled);
+    let begun = Instant::now();
     let work = class
         .threads
         .spawn(async move { runner.run(&activity, &workflow, &payload, life).await });
 
-    let mut beat = Beat::new(class, &token, heartbeat_timeout, &line);
-    let mut cancel = cancel;
     let result = tokio::select! {
         result = supervise(work, &mut cancel, &cancelled) => result,
         never = beat.forever() => match never {},
     };
     let answer = answer(result, *cancel.borrow());
+    class.tasks.ended(outcome(&answer), begun.elapsed());
+    if matches!(&answer, Answer::Failed { kind, .. } if *kind == ErrorKind::OutOfMemory.name()) {
+        class.shortage.notify_one();
+    }
     let give_up = async {
         let stopping = async {
-            class.stop.cancelled().await;
+            stop.cancelled().await;
             tokio::time::sleep(LAST_REPORT).await;
         };
         tokio::select! {
@@ -90,8 +118,16 @@ pub(crate) async fn execute(class: &Class, start: Start, cancel: watch::Receiver
         }
     };
     tokio::select! {
-        () = class.queue.report(&token, answer, give_up) => {}
+        () = queue.report(&token, answer, give_up) => {}
         never = beat.forever() => match never {},
+    }
+}
+
+fn outcome(answer: &Answer) -> Outcome {
+    match answer {
+        Answer::Completed(_) => Outcome::Succeeded,
+        Answer::Failed { .. } => Outcome::Failed,
+        Answer::Cancelled => Outcome::Cancelled,
     }
 }
 
@@ -172,7 +208,7 @@ fn answer(result: Result<Vec<u8>, Ended>, cancel: Option<Cancel>) -> Answer {
 
 /// Says now and then that a task is alive.
 struct Beat<'a> {
-    class: &'a Class,
+    queue: &'a Queue,
     token: &'a [u8],
     line: &'a Mutex<Option<String>>,
     ticks: tokio::time::Interval,
@@ -182,7 +218,7 @@ enum Never {}
 
 impl<'a> Beat<'a> {
     fn new(
-        class: &'a Class,
+        queue: &'a Queue,
         token: &'a [u8],
         heartbeat_timeout: Duration,
         line: &'a Mutex<Option<String>>,
@@ -196,7 +232,7 @@ impl<'a> Beat<'a> {
         let mut ticks = interval_at(Instant::now() + every, every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
-            class,
+            queue,
             token,
             line,
             ticks,
@@ -207,7 +243,7 @@ impl<'a> Beat<'a> {
         loop {
             self.ticks.tick().await;
             let line = self.line.lock().clone();
-            self.class.queue.heartbeat(self.token, line.as_deref());
+            self.queue.heartbeat(self.token, line.as_deref());
         }
     }
 }

@@ -15,9 +15,11 @@ use tidemill_pipeline::task::{Input, Output, PartOutput, RunRef, TaskInput, Task
 use tidemill_stages::{Context, Error, ErrorKind, Sink, Stage};
 use tokio_util::sync::CancellationToken;
 
-use crate::Registry;
+use crate::batching::Devices;
+use crate::limit::Limits;
 use crate::run::{Life, Runner};
 use crate::store::Store;
+use crate::{Metrics, Offer, Registry};
 
 /// A runner of [`Toy`]s: `toy.call`, `toy.source`, `toy.items`, and `toy.impure`.
 pub(crate) fn runner() -> (Runner, Arc<Toy>) {
@@ -35,6 +37,8 @@ pub(crate) fn runner() -> (Runner, Arc<Toy>) {
         registry,
         store: Store::new(Artifacts::memory()),
         data: "data".into(),
+        streams: Default::default(),
+        limits: Limits::new("test"),
     };
     (runner, toy)
 }
@@ -43,6 +47,10 @@ pub(crate) fn life() -> Life {
     Life {
         cancelled: CancellationToken::new(),
         progress: Arc::new(|_| {}),
+        devices: Arc::new(
+            Devices::open(&Offer::new("cpu", 1), "data".into(), Metrics::new()).unwrap(),
+        ),
+        attempt: 1,
     }
 }
 

@@ -11,6 +11,7 @@
 """
 
 from .artifacts import Artifacts, Collection
+from .batch import Batch, BatchStats
 from .client import Client, NodeState, Run, RunState, Status, StepState
 from .context import Context, context
 from .data import Item
@@ -20,19 +21,22 @@ from .errors import (
     CompileError,
     EngineUnreachable,
     Invalid,
+    OutOfMemory,
     RateLimited,
     Retryable,
     RunFailed,
     StageError,
 )
 from .pipeline import Compiled, Pipeline, Stages, compile_pipeline
-from .stage import DROP, Input, Many, Retry, Stage, stage
+from .stage import DROP, Input, Loaded, Many, Retry, Stage, stage
 from .worker import Options, Worker
 
 __all__ = [
     "DROP",
     "ArtifactStoreUnavailable",
     "Artifacts",
+    "Batch",
+    "BatchStats",
     "Cancelled",
     "Client",
     "Collection",
@@ -43,9 +47,11 @@ __all__ = [
     "Input",
     "Invalid",
     "Item",
+    "Loaded",
     "Many",
     "NodeState",
     "Options",
+    "OutOfMemory",
     "Pipeline",
     "RateLimited",
     "Retry",

@@ -69,7 +69,10 @@ def _parser() -> argparse.ArgumentParser:
         "s3://bucket/prefix (default: %(default)s)",
     )
     worker.add_argument(
-        "--slots", type=_positive, default=Options().slots, help="tasks at a time (default: cores)"
+        "--slots",
+        type=_positive,
+        default=Options().slots,
+        help="tasks at a time (default: cores); those that wait for a batch are not counted",
     )
     worker.add_argument(
         "--grace",

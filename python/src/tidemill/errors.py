@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Literal
 
 
 class StageError(Exception):
@@ -40,6 +41,57 @@ class RateLimited(StageError):
     """Asked too often; `retry_after` is what whoever refused said."""
 
     kind = "RateLimited"
+
+
+Shortage = Literal["transient", "batch", "model"]
+
+_SHORTAGES: dict[Shortage, str] = {
+    "transient": "memory is short at this moment",
+    "batch": "the batch needs more memory than there is",
+    "model": "the model needs more memory than there is",
+}
+
+
+class OutOfMemory(StageError):
+    """Memory is short, on a device or in the process. The kind of shortage says what follows:
+
+    - `transient`: others hold the memory. The task is tried again later, elsewhere if possible.
+    - `batch`: the batch is too large. Half of it is tried, and the size that fitted is remembered.
+    - `model`: the model alone needs more than there is. It is never tried again.
+
+    Python's `MemoryError` and PyTorch's `OutOfMemoryError` are the second in a call of a batch, and
+    the first elsewhere.
+    """
+
+    kind = "OutOfMemory"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        kind: Shortage = "transient",
+        needed: int | None = None,
+        available: int | None = None,
+        retry_after: timedelta | float | None = 5,
+    ) -> None:
+        """`needed` and `available`: bytes, for the message."""
+        numbers = [
+            f"{_size(amount)} {what}"
+            for amount, what in ((needed, "needed"), (available, "available"))
+            if amount is not None
+        ]
+        said = message or _SHORTAGES[kind]
+        if numbers:
+            said = f"{said} ({', '.join(numbers)})"
+        super().__init__(said, retry_after=None if kind == "model" else retry_after)
+        self.shortage: Shortage = kind
+        if kind == "model":
+            self.kind, self.retryable = "ModelTooLarge", False
+
+
+def _size(amount: int) -> str:
+    power = min(max(amount, 1).bit_length() - 1, 49) // 10
+    return f"{amount / 1024**power:.4g} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
 class ArtifactStoreUnavailable(StageError):

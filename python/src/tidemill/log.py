@@ -10,7 +10,7 @@ from temporalio.exceptions import ApplicationError
 
 from .errors import StageError
 
-_CALLER = str(Path(__file__).with_name("task.py"))
+_CALLERS = {str(Path(__file__).with_name(name)) for name in ("batch.py", "served.py", "task.py")}
 
 logger = logging.getLogger("tidemill")
 
@@ -20,6 +20,7 @@ def short_failures() -> None:
     any other."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     logging.getLogger("temporalio.activity").addFilter(shorten)
+    logger.setLevel(logging.INFO)
 
 
 def shorten(record: logging.LogRecord) -> bool:
@@ -39,7 +40,7 @@ def within_function(error: BaseException) -> tuple[type[BaseException], BaseExce
     """What to log of an exception: its traceback begins in the stage's function."""
     first = at = error.__traceback__
     while at is not None:
-        if at.tb_frame.f_code.co_filename == _CALLER:
+        if at.tb_frame.f_code.co_filename in _CALLERS:
             first = at.tb_next
         at = at.tb_next
     while first is not None and _is_of_threads(first.tb_frame.f_code.co_filename):

@@ -7,17 +7,16 @@ JSON object that becomes another.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import hashlib
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from . import cache, convert, templates
 from .artifacts import Artifacts, Collection
+from .batch import Batch, Batcher, Entry, WrongCount
 from .cache import Cache
 from .chunk import Chunk
 from .context import Context, enter, leave
@@ -26,17 +25,19 @@ from .errors import (
     ArtifactStoreUnavailable,
     Cancelled,
     Invalid,
+    OutOfMemory,
     RateLimited,
     Retryable,
     StageError,
 )
 from .log import logger, within_function
+from .served import Models, Served, off_loop
 from .stage import Drop, Many, Retry, Stage
 
 ERROR_CHARS = 2_000
 """Of an item's error, kept in its part."""
-GRACE_S = 10.0
-"""How long a cancelled task waits for its sync function to notice."""
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -79,12 +80,24 @@ class Task:
 
 
 async def perform(
-    stage: Stage[..., Any], task: Task, artifacts: Artifacts, cx: Context, threads: Executor
+    stage: Stage[..., Any] | Served,
+    task: Task,
+    artifacts: Artifacts,
+    cx: Context,
+    threads: Executor,
 ) -> dict[str, Any]:
     """Runs the stage. Returns the task's output, JSON. Sync functions run in `threads`."""
     token = enter(cx)
     try:
-        return await _Performance(stage, task, artifacts, cx, threads).output()
+        if isinstance(stage, Served):
+            return await _Performance(stage, task, artifacts, cx, threads).output()
+        models = Models(threads)
+        served = Served(stage, models, threads)
+        try:
+            return await _Performance(served, task, artifacts, cx, threads).output()
+        finally:
+            await served.close()
+            await models.free()
     finally:
         leave(token)
 
@@ -92,19 +105,22 @@ async def perform(
 class _Performance:
     def __init__(
         self,
-        stage: Stage[..., Any],
+        served: Served,
         task: Task,
         artifacts: Artifacts,
         cx: Context,
         threads: Executor,
     ) -> None:
-        self.stage = stage
+        self.served = served
+        self.stage = served.stage
         self.task = task
         self.artifacts = artifacts.for_run(task.run_id)
         self.cx = cx
         self.threads = threads
         self.parameters: Any = None
         self.scope: Any = None
+        self.is_value = "value" in task.input
+        """Whether there is no fan-out, in which items fail alone."""
         self.is_whole = True
         """Whether no item failed here."""
 
@@ -143,11 +159,13 @@ class _Performance:
     async def made(self) -> dict[str, Any]:
         self.parameters = await self.off_loop(lambda: self.artifacts.resolve(self.task.parameters))
         self.scope = await self.off_loop(lambda: self.artifacts.resolve(self.task.scope))
-        if "value" in self.task.input:
+        if self.is_value:
             return {"value": await self.value(self.task.input["value"])}
         part = await self.off_loop(self.read_part)
         if self.stage.items:
             outcomes = await self.items(part.items)
+            if self.stage.batch is not None:
+                _raise_if_none_possible(outcomes)
         else:
             outcomes = await self.mapped(part.items)
         result = self.collect(part, outcomes)
@@ -171,7 +189,7 @@ class _Performance:
         if self.stage.items:
             result = await self.items_of_list(value)
         else:
-            arguments = self.stage.parameters(self.parameters)
+            arguments = await self.served.arguments(self.parameters)
             result = await self.call(value, arguments, self.stage.retry)
         return await self.off_loop(lambda: self.artifacts.put_json(result))
 
@@ -199,7 +217,7 @@ class _Performance:
         """Outcomes of an `items=True` function, one for each item: it is called once, or once for
         each distinct value of its parameters where they speak of `item`."""
         if not templates.mentions_item(self.parameters):
-            return await self.group(items, self.stage.parameters(self.parameters))
+            return await self.group(items, self.parameters)
         outcomes: list[list[Item] | Exception] = [[] for _ in items]
         groups: dict[bytes, tuple[Any, list[int]]] = {}
         for place, item in enumerate(items):
@@ -209,15 +227,24 @@ class _Performance:
                 groups.setdefault(encode(given), (given, []))[1].append(place)
             except Invalid as error:
                 outcomes[place] = error
-        for given, places in groups.values():
-            made = await self.group([items[i] for i in places], self.stage.parameters(given))
+
+        async def one(given: Any, places: list[int]) -> None:
+            made = await self.group([items[i] for i in places], given)
             for place, outcome in zip(places, made, strict=True):
                 outcomes[place] = outcome
+
+        calls = [one(given, places) for given, places in groups.values()]
+        if self.stage.batch is not None:
+            # Each waits for items of others.
+            await _together(calls)
+        else:
+            for call in calls:
+                await call
         return outcomes
 
-    async def group(
-        self, items: list[Item], arguments: Mapping[str, Any]
-    ) -> list[list[Item] | Exception]:
+    async def group(self, items: list[Item], given: Any) -> list[list[Item] | Exception]:
+        """Outcomes of items that have these parameters."""
+        arguments = await self.served.arguments(given)
         outcomes: list[list[Item] | Exception] = [[] for _ in items]
         wanted: list[Any] = []
         places: list[int] = []
@@ -229,17 +256,60 @@ class _Performance:
                 places.append(place)
         if not places:
             return outcomes
-        results: object = await self.attempts(self.stage.bind(wanted, arguments), self.stage.retry)
+        batch, batcher = self.stage.batch, self.served.batcher
+        results: object
+        if batch is not None and batcher is not None:
+            results = await self.batched(batch, batcher, wanted, arguments, given)
+        else:
+            results = await self.attempts(self.stage.bind(wanted, arguments), self.stage.retry)
         if not is_list(results) or len(results) != len(places):
-            count = len(results) if is_list(results) else convert.shown(results)
-            raise Invalid(
-                f"the function got {len(places)} items and returned {count}: it has to return a "
-                "list with one outcome for each. DROP leaves an item out, Many([...]) makes "
-                "several, an exception marks one as failed."
-            )
+            raise WrongCount(len(places), results)
         for place, result in zip(places, results, strict=True):
             outcomes[place] = self.outcome(items[place], result)
         return outcomes
+
+    async def batched(
+        self,
+        batch: Batch,
+        batcher: Batcher,
+        values: list[Any],
+        arguments: Mapping[str, Any],
+        given: Any,
+    ) -> list[Any]:
+        """One outcome for each value, from calls that items of other tasks are in too."""
+        key = encode(given)
+        outcomes: list[Any] = await self.off_loop(
+            lambda: [self.served.entry(batch, one, arguments, key, self.cx) for one in values]
+        )
+        under_way = {i: one for i, one in enumerate(outcomes) if isinstance(one, Entry)}
+        attempt = 1
+        while under_way:
+            made = await batcher.submit(under_way.values())
+            delay_s = 0.0
+            for place, outcome in zip(list(under_way), made, strict=True):
+                outcomes[place] = outcome
+                delay = self.delay_in_batch(outcome, attempt)
+                if delay is None:
+                    del under_way[place]
+                else:
+                    delay_s = max(delay_s, delay)
+            if under_way:
+                self.cx.progress(f"attempt {attempt} failed for {len(under_way)} items")
+                await asyncio.sleep(delay_s)
+                attempt += 1
+        for one in outcomes:
+            if isinstance(one, Exception) and _is_of_task(one):
+                raise one
+        return outcomes
+
+    def delay_in_batch(self, outcome: object, attempt: int) -> float | None:
+        """Seconds until an item is tried again, if it is."""
+        if not isinstance(outcome, Exception) or _is_final(outcome):
+            return None
+        passing = isinstance(outcome, (Retryable, RateLimited, OutOfMemory))
+        retry = self.stage.item_retry if passing and not self.is_value else self.stage.retry
+        delay_s = retry.delay_s(attempt, outcome)
+        return delay_s if attempt < retry.attempts and delay_s <= retry.max_delay_s else None
 
     def parameters_of(self, value: Any) -> Any:
         """`with`, for the item that has this value."""
@@ -261,7 +331,7 @@ class _Performance:
     async def mapped(self, items: list[Item]) -> list[list[Item] | Exception]:
         """Outcomes of a function that is called for each item."""
         per_item = templates.mentions_item(self.parameters)
-        arguments = None if per_item else self.stage.parameters(self.parameters)
+        arguments = None if per_item else await self.served.arguments(self.parameters)
         room = asyncio.Semaphore(self.stage.concurrency)
 
         async def one(item: Item) -> list[Item] | Exception:
@@ -270,26 +340,16 @@ class _Performance:
                     value = await self.off_loop(lambda: self.artifacts.resolve(item.value))
                     given = arguments
                     if given is None:
-                        given = self.stage.parameters(self.parameters_of(value))
+                        given = await self.served.arguments(self.parameters_of(value))
                     result = await self.call(value, given, self.stage.item_retry)
                     return self.outcome(item, result)
-                except (ArtifactStoreUnavailable, Cancelled):
-                    raise
                 except Exception as error:
+                    if _is_of_task(error):
+                        raise
                     return error
 
-        under_way = [asyncio.ensure_future(one(item)) for item in items]
-        try:
-            outcomes = await asyncio.gather(*under_way)
-        except BaseException:
-            # The task will run again: nothing of it may go on.
-            for each in under_way:
-                each.cancel()
-            raise
-        passing = [e for e in outcomes if isinstance(e, (Retryable, RateLimited))]
-        if passing and len(passing) == len(outcomes):
-            # Not one could be processed at this moment: a matter of the whole task.
-            raise passing[0]
+        outcomes = await _together([one(item) for item in items])
+        _raise_if_none_possible(outcomes)
         return outcomes
 
     def outcome(self, item: Item, result: object) -> list[Item] | Exception:
@@ -345,36 +405,19 @@ class _Performance:
             try:
                 return await self.invoke(call)
             except Exception as error:
-                final = isinstance(error, (Cancelled, ArtifactStoreUnavailable)) or (
-                    isinstance(error, StageError) and not error.retryable
-                )
                 delay_s = retry.delay_s(attempt, error)
                 # Told to wait for long, a task rather gives its place to others.
-                if final or attempt >= retry.attempts or delay_s > retry.max_delay_s:
+                if _is_final(error) or attempt >= retry.attempts or delay_s > retry.max_delay_s:
                     raise
                 self.cx.progress(f"attempt {attempt} failed: {describe(error)}")
                 await asyncio.sleep(delay_s)
                 attempt += 1
 
     async def invoke(self, call: Callable[[], Any]) -> Any:
-        if self.stage.is_async:
-            return await call()
-        result = await self.off_loop(call)
-        return await result if inspect.isawaitable(result) else result
+        return await self.served.invoke(call, self.threads, self.cx)
 
     async def off_loop(self, call: Callable[[], Any]) -> Any:
-        """Runs what may block in a thread, which sees the same context."""
-        surroundings = contextvars.copy_context()
-        future = asyncio.get_running_loop().run_in_executor(self.threads, surroundings.run, call)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            # A thread cannot be interrupted: tell it, and give it a little time.
-            self.cx.cancel()
-            await asyncio.wait({future}, timeout=GRACE_S)
-            if future.done() and not future.cancelled():
-                future.exception()
-            raise
+        return await off_loop(self.threads, self.cx, call)
 
     def resolve_input(self, value: Any) -> Any:
         if CollectionRef.is_reference(value):
@@ -388,6 +431,38 @@ class _Performance:
         if "part" in self.task.input:
             return self.artifacts.part(str(self.task.input["part"]))
         return Chunk.from_json(self.task.input["chunk"]).read(self.artifacts)
+
+
+async def _together(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    under_way = [asyncio.ensure_future(one) for one in calls]
+    try:
+        return await asyncio.gather(*under_way)
+    except BaseException:
+        # The task will run again: nothing of it may go on.
+        for each in under_way:
+            each.cancel()
+        raise
+
+
+def _is_final(error: BaseException) -> bool:
+    """Whether trying again within the task is useless."""
+    return isinstance(error, (Cancelled, ArtifactStoreUnavailable)) or (
+        isinstance(error, StageError) and not error.retryable
+    )
+
+
+def _is_of_task(error: BaseException) -> bool:
+    """Whether what an item failed with is a matter of the whole task."""
+    if isinstance(error, OutOfMemory):
+        return error.shortage != "batch"
+    return isinstance(error, (ArtifactStoreUnavailable, Cancelled))
+
+
+def _raise_if_none_possible(outcomes: list[Any]) -> None:
+    """Raises when not one item could be processed at this moment: a matter of the whole task."""
+    passing = [e for e in outcomes if isinstance(e, (Retryable, RateLimited, OutOfMemory))]
+    if passing and len(passing) == len(outcomes):
+        raise passing[0]
 
 
 def _numbered(item: Item, values: list[Any]) -> list[Item]:

@@ -17,17 +17,28 @@ from typing import Any
 from temporalio import activity
 from temporalio.client import Client as EngineClient
 from temporalio.exceptions import ApplicationError
+from temporalio.worker import PollerBehaviorSimpleMaximum
 from temporalio.worker import Worker as EngineWorker
 
 from .artifacts import Artifacts
+from .batch import BatchStats
 from .context import Context
 from .errors import StageError
+from .log import logger
+from .served import Models, Served
 from .stage import Stage
 from .task import Task, describe, perform
 
 DEFAULT_QUEUE = "python"
 _SILENCE_S = 10.0
 """Time between heartbeats when the task has no heartbeat timeout."""
+_POLLERS = 5
+_POLLERS_FOR_BATCHES = 10
+"""A batch of many tasks is there sooner with more of them."""
+_KEYS = 3
+"""So many batches, of different keys, fill while others are at work."""
+_THREADS_FOR_WAITING = 8
+"""Read and write for tasks that wait for batches."""
 
 
 @dataclass
@@ -38,7 +49,8 @@ class Options:
     """The artifact store, the same that the engine's other workers use: a folder or
     `s3://bucket/prefix`."""
     slots: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Tasks at a time."""
+    """Tasks at a time. Those that wait for a batch are not counted: of them the worker takes as
+    many as fill the batches under way and the next ones."""
     grace: timedelta = timedelta(seconds=10)
     """How long running tasks may go on after the worker was told to stop. What still runs then is
     cancelled and handed back."""
@@ -66,12 +78,23 @@ class Worker:
         self.artifacts: str = artifacts.place
         """The artifact store: its folder or URL."""
         parallel = max(one.concurrency for one in self.stages)
-        self._threads = ThreadPoolExecutor(options.slots * parallel, thread_name_prefix="stage")
+        waiting = waiting_slots(self.stages)
+        self._threads = ThreadPoolExecutor(
+            options.slots * parallel + min(waiting, _THREADS_FOR_WAITING),
+            thread_name_prefix="stage",
+        )
+        self._models = Models(self._threads)
+        self._served = [Served(one, self._models, self._threads) for one in self.stages]
+        # Slots for those that wait do not let more of the others run.
+        room = asyncio.Semaphore(options.slots)
         self._worker = EngineWorker(
             engine,
             task_queue=options.queue,
-            activities=[_activity(one, artifacts, self._threads) for one in self.stages],
-            max_concurrent_activities=options.slots,
+            activities=[_activity(one, artifacts, self._threads, room) for one in self._served],
+            max_concurrent_activities=options.slots + waiting,
+            activity_task_poller_behavior=PollerBehaviorSimpleMaximum(
+                _POLLERS_FOR_BATCHES if waiting else _POLLERS
+            ),
             graceful_shutdown_timeout=options.grace,
             identity=f"tidemill-python@{os.getpid()}@{socket.gethostname()}",
         )
@@ -81,19 +104,54 @@ class Worker:
         try:
             await self._worker.run()
         finally:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+            await self._end()
 
     async def stop(self) -> None:
         """Takes no more tasks, lets running ones end, and returns when they have."""
+        self._drain()
         await self._worker.shutdown()
+
+    def stats(self) -> dict[str, BatchStats]:
+        """What became of batches, by the stage's name."""
+        return {
+            one.stage.name: one.batcher.stats() for one in self._served if one.batcher is not None
+        }
 
     async def __aenter__(self) -> Worker:
         await self._worker.__aenter__()
         return self
 
     async def __aexit__(self, *failure: Any) -> None:
-        await self._worker.__aexit__(*failure)
+        self._drain()
+        try:
+            await self._worker.__aexit__(*failure)
+        finally:
+            await self._end()
+
+    @property
+    def waiting(self) -> int:
+        """Items that wait for a batch."""
+        return sum(one.batcher.waiting for one in self._served if one.batcher is not None)
+
+    def _drain(self) -> None:
+        for one in self._served:
+            if one.batcher is not None:
+                one.batcher.drain()
+
+    async def _end(self) -> None:
+        for one in self._served:
+            await one.close()
+        await self._models.free()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        for name, stats in self.stats().items():
+            logger.info("stage %s: %s", name, stats)
+
+
+def waiting_slots(stages: Sequence[Stage[..., Any]]) -> int:
+    """Tasks that may wait for a batch, each with one item at least: those in calls, a full batch
+    of each of some keys, and what pollers have not yet handed over."""
+    batches = [one.batch for one in stages if one.batch is not None]
+    return sum((one.lanes + _KEYS) * one.items + _POLLERS_FOR_BATCHES for one in batches)
 
 
 def unique(stages: Sequence[Stage[..., Any]]) -> list[Stage[..., Any]]:
@@ -112,8 +170,11 @@ def unique(stages: Sequence[Stage[..., Any]]) -> list[Stage[..., Any]]:
 
 
 def _activity(
-    stage: Stage[..., Any], artifacts: Artifacts, threads: ThreadPoolExecutor
+    served: Served, artifacts: Artifacts, threads: ThreadPoolExecutor, room: asyncio.Semaphore
 ) -> Callable[[Any], Awaitable[Any]]:
+    stage = served.stage
+    entrance = room if stage.batch is None else contextlib.nullcontext()
+
     @activity.defn(name=stage.name)
     async def run(payload: Any) -> Any:
         try:
@@ -129,7 +190,8 @@ def _activity(
                     _report=report,
                 )
                 try:
-                    return await perform(stage, task, artifacts, cx, threads)
+                    async with entrance:
+                        return await perform(served, task, artifacts, cx, threads)
                 except asyncio.CancelledError:
                     cx.cancel()
                     raise

@@ -13,7 +13,7 @@ use temporalio_sdk::workflow_replayer::{WorkflowReplayer, WorkflowReplayerOption
 use tidemill_runtime::Interpreter;
 
 /// Runs whose histories are kept.
-const RECORDED: [&str; 7] = [
+const RECORDED: [&str; 8] = [
     "order",
     "parallel",
     "cleaned-up",
@@ -21,6 +21,7 @@ const RECORDED: [&str; 7] = [
     "long",
     "asked",
     "caller",
+    "spilled",
 ];
 
 fn folder() -> PathBuf {

@@ -37,10 +37,11 @@ pub(crate) fn step(id: &str, uses: &str, with: Value) -> Step {
         },
         cache: None,
         demands: Demands::default(),
+        affinity: None,
     }
 }
 
-fn node(id: &str, needs: &[&str], work: Work) -> Node {
+pub(crate) fn node(id: &str, needs: &[&str], work: Work) -> Node {
     Node {
         id: id.to_owned(),
         needs: needs

@@ -33,11 +33,32 @@ struct Log {
     events: Vec<String>,
     calls: BTreeMap<String, u32>,
     tasks: Vec<(String, Value)>,
+    /// Stages with the queue and the priority of each of their attempts.
+    placed: Vec<Placed>,
     open: u32,
     open_at_most: u32,
 }
 
+/// Where an attempt was taken, and with which priority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Placed {
+    pub(crate) stage: String,
+    pub(crate) queue: String,
+    pub(crate) priority: Option<u32>,
+}
+
 impl Script {
+    pub(crate) fn placed(&self) -> Vec<Placed> {
+        self.log.lock().unwrap().placed.clone()
+    }
+
+    /// The queues at which a stage's attempts were taken, in that order.
+    pub(crate) fn queues(&self, stage: &str) -> Vec<String> {
+        let placed = self.placed().into_iter();
+        let of_stage = placed.filter(|placed| placed.stage == stage);
+        of_stage.map(|placed| placed.queue).collect()
+    }
+
     pub(crate) fn events(&self) -> Vec<String> {
         self.log.lock().unwrap().events.clone()
     }
@@ -100,6 +121,11 @@ impl Script {
         let call = {
             let mut log = self.log.lock().unwrap();
             log.tasks.push((name.to_owned(), input.clone()));
+            log.placed.push(Placed {
+                stage: input["stage"].as_str().unwrap().to_owned(),
+                queue: ctx.info().task_queue.clone(),
+                priority: ctx.info().priority.priority_key,
+            });
             let calls = log.calls.entry(what.clone()).or_default();
             *calls += 1;
             *calls
@@ -155,10 +181,11 @@ impl Script {
                     "digest": format!("{stage}{mark}#{chunk}"), "count": 2 - bad, "failed": bad,
                     "failed_sources": bad,
                     "first_error": (bad > 0).then_some("unreadable"),
-                }}})
+                }}, "warm": with["warm"].clone()})
             }
             None => json!({
                 "output": {"value": with["give"].clone()}, "cached": with["cached"] == json!(true),
+                "warm": with["warm"].clone(),
             }),
         })
     }

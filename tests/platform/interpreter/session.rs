@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use temporalio_client::{Client, WorkflowStartOptions};
 use temporalio_common::UntypedWorkflow;
 use temporalio_common::data_converters::{PayloadConverter, RawValue};
+use temporalio_common::protos::temporal::api::history::v1::ActivityTaskScheduledEventAttributes;
+use temporalio_common::protos::temporal::api::history::v1::history_event::Attributes;
 use temporalio_sdk::{Runtime, Worker, WorkerOptions};
 use tidemill_pipeline::plan::Plan;
 use tidemill_pipeline::run::{NodeState, RunState, Status, TASK_QUEUE, WORKFLOW};
@@ -27,11 +29,16 @@ pub(crate) const SMALL: u32 = 40;
 pub(crate) struct Session {
     pub(crate) pipelines: Pipelines,
     pub(crate) script: Script,
-    client: Client,
+    pub(crate) client: Client,
 }
 
 /// Runs a test beside the workers.
 pub(crate) async fn with_workers(test: impl AsyncFnOnce(&Session)) {
+    with_workers_on(&["cpu"], test).await;
+}
+
+/// Runs a test beside the interpreter's worker and scripted ones on these queues.
+pub(crate) async fn with_workers_on(queues: &[&str], test: impl AsyncFnOnce(&Session)) {
     let engine = Engine::start();
     let at = worker::Engine {
         address: engine.address(),
@@ -48,19 +55,25 @@ pub(crate) async fn with_workers(test: impl AsyncFnOnce(&Session)) {
         let _ = stopped.await;
     }));
 
-    let options = WorkerOptions::new("cpu")
-        .graceful_shutdown_period(Duration::ZERO)
-        .register_activities(session.script.clone())
-        .build();
     let runtime = Runtime::from_current_tokio(Default::default()).unwrap();
-    let mut stages = Worker::new(&runtime, client, options).unwrap();
-    let shut_down = stages.shutdown_handle();
-    let mut run = std::pin::pin!(stages.run());
+    let workers = queues.iter().map(|queue| {
+        let options = WorkerOptions::new(*queue)
+            .graceful_shutdown_period(Duration::ZERO)
+            .register_activities(session.script.clone())
+            .build();
+        Worker::new(&runtime, client.clone(), options).unwrap()
+    });
+    let mut workers: Vec<Worker> = workers.collect();
+    let shut_down: Vec<_> = workers.iter().map(Worker::shutdown_handle).collect();
+    let run = futures::future::try_join_all(workers.iter_mut().map(Worker::run));
+    let mut run = std::pin::pin!(run);
     tokio::select! {
-        ended = &mut run => panic!("the stages' worker ended by itself: {ended:?}"),
+        ended = &mut run => panic!("the stages' workers ended by themselves: {ended:?}"),
         ended = tokio::time::timeout(GUARD, test(&session)) => ended.expect("runs end"),
     }
-    shut_down();
+    for shut_down in shut_down {
+        shut_down();
+    }
     run.await.unwrap();
     stop.send(()).unwrap();
     served.await.unwrap().unwrap();
@@ -143,6 +156,29 @@ impl Session {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// The activities of a run that were scheduled, in that order.
+    pub(crate) async fn scheduled(&self, id: &str) -> Vec<ActivityTaskScheduledEventAttributes> {
+        let history = self.pipelines.handle(id).fetch_history(Default::default());
+        let events = history.into_events().await.unwrap();
+        let scheduled = events
+            .into_iter()
+            .filter_map(|event| match event.attributes {
+                Some(Attributes::ActivityTaskScheduledEventAttributes(scheduled)) => {
+                    Some(scheduled)
+                }
+                _ => None,
+            });
+        scheduled.collect()
+    }
+
+    /// The queues at which the activities of a run were scheduled.
+    pub(crate) async fn scheduled_on(&self, id: &str) -> Vec<String> {
+        let scheduled = self.scheduled(id).await.into_iter();
+        scheduled
+            .map(|task| task.task_queue.unwrap().name)
+            .collect()
     }
 
     async fn replay(&self, id: &str) {

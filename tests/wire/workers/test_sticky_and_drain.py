@@ -6,6 +6,8 @@ import asyncio
 from datetime import timedelta
 
 from temporalio import activity, workflow
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice import v1 as api
 from temporalio.client import Client
 
@@ -13,6 +15,7 @@ from commands import complete, timer
 from histories import TASK, attributes, types
 from raw import SHORTEST_POLL, Run, Wire, fresh
 from replay import worker
+from waiting import eventually
 
 SOON = timedelta(seconds=30)
 
@@ -144,3 +147,46 @@ async def test_signal_during_a_task_comes_with_the_next_one(wire: Wire) -> None:
         *TASK[:2],
     ]
     await wire.complete(done.workflow_task, complete())
+
+
+async def test_polls_of_a_worker_that_leaves_end_empty(wire: Wire) -> None:
+    """They are answered, not dropped: what was on its way is not lost (worker_poll_complete_on_shutdown)."""
+    described = await wire.service.describe_namespace(
+        api.DescribeNamespaceRequest(namespace=wire.namespace)
+    )
+    assert described.namespace_info.capabilities.worker_poll_complete_on_shutdown
+    key = fresh("instance")
+
+    def poll() -> asyncio.Task[api.PollActivityTaskQueueResponse]:
+        request = api.PollActivityTaskQueueRequest(
+            namespace=wire.namespace,
+            task_queue=TaskQueue(name=wire.task_queue),
+            identity="leaving",
+            worker_instance_key=key,
+        )
+        call = wire.service.poll_activity_task_queue(request, timeout=timedelta(seconds=60))
+        return asyncio.ensure_future(call)
+
+    before = poll()
+    await eventually(
+        lambda: wire.service.describe_task_queue(
+            api.DescribeTaskQueueRequest(
+                namespace=wire.namespace,
+                task_queue=TaskQueue(name=wire.task_queue),
+                task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
+            )
+        ),
+        lambda queue: len(queue.pollers) == 1,
+    )
+    await wire.service.shutdown_worker(
+        api.ShutdownWorkerRequest(
+            namespace=wire.namespace,
+            identity="leaving",
+            worker_instance_key=key,
+            task_queue=wire.task_queue,
+            task_queue_types=[TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY],
+        )
+    )
+    # One that waited, and one that was on its way: long before their minute is over.
+    answers = await asyncio.wait_for(asyncio.gather(before, poll()), 20)
+    assert all(not answer.task_token for answer in answers)

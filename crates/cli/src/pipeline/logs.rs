@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use tidemill_pipeline::task::{Input, TaskInput, TaskOutput};
 use tidemill_proto::api::common::v1::WorkflowExecution;
-use tidemill_proto::api::history::v1::HistoryEvent;
 use tidemill_proto::api::history::v1::history_event::Attributes;
-use tidemill_proto::wkt::Timestamp;
+use tidemill_proto::api::history::v1::{ActivityTaskScheduledEventAttributes, HistoryEvent};
+use tidemill_proto::wkt::{Duration, Timestamp};
 
 use super::Target;
 use super::history::{Histories, from_payloads};
@@ -81,6 +81,8 @@ struct Task {
     started: Option<Timestamp>,
     attempt: i32,
     worker: String,
+    /// The queue of its model, if it was put there.
+    preferred: Option<String>,
 }
 
 /// One thing that happened.
@@ -116,6 +118,7 @@ impl Tasks {
                     started: None,
                     attempt: 0,
                     worker: String::new(),
+                    preferred: preferred(a),
                 };
                 self.0.insert(event.event_id, task);
                 None
@@ -142,6 +145,10 @@ impl Tasks {
             }
             Attributes::ActivityTaskTimedOutEventAttributes(a) => {
                 let task = self.0.remove(&a.scheduled_event_id)?;
+                if let Some(queue) = task.preferred.filter(|_| task.started.is_none()) {
+                    let why = format!("nobody took it from `{queue}` in time: to all of its class");
+                    return line(task.name, "passed on", why);
+                }
                 let why = a.failure.as_ref().map_or("", |f| f.message.as_str());
                 line(task.name, "timed out", why.to_owned())
             }
@@ -165,6 +172,17 @@ impl Tasks {
             _ => None,
         }
     }
+}
+
+/// The queue of a task that is given to others when nobody takes it there: it need not start there as
+/// late as it has to end.
+fn preferred(scheduled: &ActivityTaskScheduledEventAttributes) -> Option<String> {
+    let of = |span: &Option<Duration>| span.map_or((0, 0), |span| (span.seconds, span.nanos));
+    let start = of(&scheduled.schedule_to_start_timeout);
+    let close = of(&scheduled.schedule_to_close_timeout);
+    let bounded = start > (0, 0) && (close == (0, 0) || start < close);
+    let queue = scheduled.task_queue.as_ref().filter(|_| bounded)?;
+    Some(queue.name.clone())
 }
 
 fn name(input: &TaskInput) -> String {

@@ -7,8 +7,10 @@ mod failed;
 mod follow;
 pub(crate) mod gc;
 mod history;
+mod limit;
 mod logs;
 pub(crate) mod new;
+pub(crate) mod queues;
 mod retry;
 mod run;
 mod search;
@@ -40,8 +42,12 @@ pub(crate) enum Command {
     Retry(retry::Arguments),
     /// Search a vector index.
     Search(search::Arguments),
+    /// Show what waits for which resource class, and the workers that serve it.
+    Queues(queues::Arguments),
     /// Remove artifacts that no run needs any more.
     Gc(gc::Arguments),
+    /// Limits that all workers share: what a provider allows, and how much may run at a time.
+    Limit(limit::Arguments),
 }
 
 /// The engine that a command talks to.
@@ -84,7 +90,7 @@ impl Target {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
-            Error::Answer(_) => Failure::Invalid(error.to_string()),
+            Error::Answer(_) | Error::Unsatisfiable(_) => Failure::Invalid(error.to_string()),
             error => Failure::general(error),
         }
     }
@@ -105,7 +111,9 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
             Command::Cancel(arguments) => answer::cancel(arguments).await,
             Command::Retry(arguments) => retry::run(arguments).await,
             Command::Search(arguments) => search::run(arguments).await,
+            Command::Queues(arguments) => queues::run(arguments).await,
             Command::Gc(arguments) => gc::run(arguments).await,
+            Command::Limit(arguments) => limit::run(arguments).await,
         }
     })
 }

@@ -37,6 +37,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let inputs = read_inputs(&plan, &arguments)?;
     let target = &arguments.target;
     let pipelines = target.connect().await?;
+    for class in pipelines.placeable(&plan).await? {
+        eprintln!("note: no worker of `{class}` is known at the moment; its stages wait for one");
+    }
     let options = StartOptions {
         id: arguments.id.clone(),
         ..Default::default()

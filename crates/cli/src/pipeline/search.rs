@@ -70,6 +70,10 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
         data: data.clone(),
         cancelled: Default::default(),
         progress: std::sync::Arc::new(|_| {}),
+        devices: Vec::new(),
+        item: String::new(),
+        streams: Default::default(),
+        limit: None,
     };
     let found = stage
         .call(Value::Null, with, &cx)

@@ -2,7 +2,8 @@
 
 use serde_json::json;
 use tidemill_pipeline::run::{RunState, Status};
-use tidemill_runtime::client::{Listed, RunStatus};
+use tidemill_runtime::client::{Listed, Pipelines, RunStatus};
+use tidemill_runtime::pending::Pending;
 
 use super::store::Store;
 use super::view::{View, span};
@@ -10,6 +11,9 @@ use super::{Target, failed, now_ms};
 use crate::exit::Failure;
 use crate::output;
 use crate::table;
+
+/// Tasks under way that are shown.
+const TASKS_SHOWN: usize = 20;
 
 #[derive(clap::Args)]
 pub(crate) struct List {
@@ -110,12 +114,14 @@ pub(super) async fn show(arguments: Show) -> Result<(), Failure> {
     }
     output::line("");
     show_nodes(&arguments.run, &state);
+    show_pending(&pipelines, &arguments.run).await?;
     // Pipelines that it calls, as long as they go on: perhaps one of them asks something.
     let mut called: Vec<String> = running_calls(&state).collect();
     while let Some(run) = called.pop() {
         let state = pipelines.state(&run).await?;
         output::line(format_args!("\n{run}"));
         show_nodes(&run, &state);
+        show_pending(&pipelines, &run).await?;
         called.extend(running_calls(&state));
     }
     Ok(())
@@ -130,6 +136,43 @@ fn show_nodes(run: &str, state: &RunState) {
             output::line(format_args!("\n{}: {error}", node.id));
         }
     }
+}
+
+/// What tasks that are under way say, as far as there is anything to say.
+async fn show_pending(pipelines: &Pipelines, run: &str) -> Result<(), Failure> {
+    let pending = pipelines.pending(run).await?;
+    let telling = pending
+        .iter()
+        .filter(|task| task.said.is_some() || task.failed.is_some());
+    let mut lines: Vec<String> = telling.map(told).collect();
+    if lines.is_empty() {
+        return Ok(());
+    }
+    output::line("\ntasks under way");
+    let more = lines.len().saturating_sub(TASKS_SHOWN);
+    lines.truncate(TASKS_SHOWN);
+    for line in lines {
+        output::line(format_args!("  {line}"));
+    }
+    if more > 0 {
+        output::line(format_args!("  and {more} more"));
+    }
+    Ok(())
+}
+
+fn told(task: &Pending) -> String {
+    let mut line = task.task.clone();
+    if task.attempt > 1 {
+        line.push_str(&format!(", attempt {}", task.attempt));
+    }
+    match &task.said {
+        Some(said) if task.started => line.push_str(&format!(": {said}")),
+        _ => {}
+    }
+    if let Some(failed) = &task.failed {
+        line.push_str(&format!("; the attempt before failed: {failed}"));
+    }
+    line
 }
 
 fn running_calls(state: &RunState) -> impl Iterator<Item = String> {

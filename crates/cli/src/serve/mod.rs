@@ -2,8 +2,8 @@
 
 mod dynamic_config;
 pub(crate) mod engine;
-mod listen;
+pub(crate) mod listen;
 mod platform;
-mod run;
+pub(crate) mod run;
 pub(crate) mod start_dev;
 pub(crate) mod up;

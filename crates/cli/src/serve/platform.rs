@@ -1,15 +1,18 @@
 //! What `tidemill up` and `tidemill worker` have in common: the interpreter and a worker.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tidemill_worker::{ACCELERATOR, CPU, Config, Memory, Offer, Registry, cpu_slots};
+use tidemill_connect::stream::Streams;
+use tidemill_pipeline::size;
+use tidemill_worker::{ACCELERATOR, CPU, Config, Memory, Metrics, Offer, Registry, cpu_slots};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::run::{Stop, cut_short};
 use crate::exit::Failure;
-use crate::{size, span};
+use crate::span;
 
 #[derive(clap::Args)]
 pub(super) struct Settings {
@@ -25,11 +28,19 @@ pub(super) struct Settings {
     /// need the same [default: `artifacts` in the data folder]
     #[arg(long, value_name = "URL", env = "TIDEMILL_ARTIFACTS")]
     artifacts: Option<String>,
-    /// A resource class to serve and its slots, such as cpu=4; repeat for more. Without SLOTS, cpu
-    /// has one for each core, as far as --memory allows, and others have one [default: cpu,
-    /// accelerator]
-    #[arg(long, value_name = "CLASS[=SLOTS]", value_parser = offer)]
-    offer: Vec<(String, Option<usize>)>,
+    /// A resource class to serve: CLASS, CLASS=SLOTS such as cpu=4, or with devices
+    /// CLASS:device=0,memory=60GiB,slots=64,serve=MODEL; repeat for more. Devices are cpu, numbers of
+    /// NVIDIA's, or sim (simulated). Without slots, cpu has one for each core, as far as --memory
+    /// allows [default: cpu, accelerator:device=cpu]
+    #[arg(long, value_name = "OFFER", value_parser = Offer::parse, conflicts_with = "offers")]
+    offer: Vec<Offer>,
+    /// The same from a TOML file of [[offer]] tables.
+    #[arg(long, value_name = "FILE")]
+    offers: Option<PathBuf>,
+    /// A model whose tasks come to this worker first, on all its classes with devices; repeat for
+    /// more.
+    #[arg(long, value_name = "MODEL")]
+    serve: Vec<String>,
     /// Memory that tasks of cpu may use together, such as 16GiB: with --memory-per-task it bounds
     /// the slots of cpu [default: cores alone do]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
@@ -43,22 +54,36 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    fn offers(&self) -> Vec<Offer> {
+    fn offers(&self) -> Result<Vec<Offer>, Failure> {
+        let mut offers = match &self.offers {
+            Some(file) => {
+                let wrong = |error: &dyn std::fmt::Display| {
+                    Failure::Invalid(format!("--offers {}: {error}", file.display()))
+                };
+                let text = std::fs::read_to_string(file).map_err(|error| wrong(&error))?;
+                Offer::from_toml(&text).map_err(|error| wrong(&error))?
+            }
+            None if self.offer.is_empty() => {
+                vec![
+                    Offer::new(CPU, cpu_slots(None)),
+                    Offer::on_device(ACCELERATOR, "cpu"),
+                ]
+            }
+            None => self.offer.clone(),
+        };
         let memory = self.memory.map(|budget| Memory {
             budget,
             per_task: self.memory_per_task,
         });
-        let slots = |class: &str| if class == CPU { cpu_slots(memory) } else { 1 };
-        if self.offer.is_empty() {
-            return [CPU, ACCELERATOR]
-                .map(|class| Offer::new(class, slots(class)))
-                .into();
+        for offer in &mut offers {
+            if let Some(memory) = memory.filter(|_| offer.class == CPU) {
+                offer.slots = offer.slots.min(memory.fit());
+            }
+            if !offer.devices.is_empty() {
+                offer.serve.extend(self.serve.iter().cloned());
+            }
         }
-        let offers = self.offer.iter();
-        let offer = |(class, given): &(String, Option<usize>)| {
-            Offer::new(class, given.unwrap_or_else(|| slots(class)))
-        };
-        offers.map(offer).collect()
+        Ok(offers)
     }
 
     /// The artifact store that nobody uses but the workers of this data folder.
@@ -77,21 +102,6 @@ impl Settings {
                 self.data.display()
             ))
         })
-    }
-}
-
-fn offer(text: &str) -> Result<(String, Option<usize>), String> {
-    let wrong = || "write CLASS=SLOTS, such as cpu=4, with at least one slot".to_owned();
-    let (class, slots) = match text.split_once('=') {
-        None => (text, None),
-        Some((class, slots)) => {
-            let slots = slots.parse().ok().filter(|slots| *slots > 0);
-            (class, Some(slots.ok_or_else(wrong)?))
-        }
-    };
-    match class {
-        "" => Err(wrong()),
-        class => Ok((class.to_owned(), slots)),
     }
 }
 
@@ -115,11 +125,15 @@ impl Platform {
         engine: &str,
         namespace: &str,
         interpreter: bool,
-    ) -> Self {
+        metrics: Arc<Metrics>,
+        streams: Streams,
+    ) -> Result<Self, Failure> {
         let mut config = Config::new(engine, &settings.data);
         config.namespace = namespace.to_owned();
         config.grace = settings.grace;
-        config.offers = settings.offers();
+        config.metrics = metrics;
+        config.streams = streams;
+        config.offers = settings.offers()?;
         if let Some(artifacts) = settings.artifacts {
             config.artifacts = artifacts;
         }
@@ -144,7 +158,7 @@ impl Platform {
                     .map_err(Failure::general)
             });
         }
-        Self { stop, tasks }
+        Ok(Self { stop, tasks })
     }
 
     /// Waits until a part of it ends, which it does not do by itself unless it failed.

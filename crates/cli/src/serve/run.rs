@@ -124,6 +124,12 @@ impl Engine {
         })
     }
 
+    /// What the engine counts, in the text that Prometheus reads.
+    pub(super) fn metrics(&self) -> impl Fn() -> String + Send + Sync + 'static {
+        let metrics = self.server.metrics().clone();
+        move || metrics.encode()
+    }
+
     /// Finishes the calls that are under way and stops.
     pub(super) async fn drain(self) {
         let _ = self.draining.send(true);
@@ -144,13 +150,13 @@ fn open(data: Data) -> Result<(Arc<dyn Store>, String), Failure> {
 }
 
 /// The signals that end a server.
-pub(super) struct Stop {
+pub(crate) struct Stop {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
 }
 
 impl Stop {
-    pub(super) fn new() -> Result<Self, Failure> {
+    pub(crate) fn new() -> Result<Self, Failure> {
         let signal = |kind| signal(kind).map_err(Failure::general);
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -159,7 +165,7 @@ impl Stop {
     }
 
     /// The name of the signal that came.
-    pub(super) async fn wait(&mut self) -> &'static str {
+    pub(crate) async fn wait(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",

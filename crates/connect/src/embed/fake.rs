@@ -24,10 +24,15 @@ impl Fake {
         }
     }
 
+    /// The one that is meant where no dimension is said.
+    pub(crate) fn usual() -> Self {
+        Self::new(DEFAULT_DIMENSION)
+    }
+
     /// The model that `fake` or `fake:DIMENSION` names; `None` for another name.
-    pub(super) fn named(name: &str) -> Result<Option<Self>, Error> {
+    pub(crate) fn named(name: &str) -> Result<Option<Self>, Error> {
         if name == "fake" {
-            return Ok(Some(Self::new(DEFAULT_DIMENSION)));
+            return Ok(Some(Self::usual()));
         }
         let Some(dimension) = name.strip_prefix("fake:") else {
             return Ok(None);
@@ -40,7 +45,8 @@ impl Fake {
         }
     }
 
-    fn vector(&self, text: &str) -> Embedded {
+    /// The vector of one text.
+    pub fn vector(&self, text: &str) -> Embedded {
         if text.trim().is_empty() {
             return Err(EMPTY.to_owned());
         }

@@ -79,6 +79,13 @@ pub(super) fn revision(path: &Path) -> Result<String, Error> {
     Ok(Files::read(path)?.revision)
 }
 
+/// Bytes of its weights.
+pub(super) fn weights(path: &Path) -> Result<u64, Error> {
+    let file = path.join(WEIGHTS).metadata();
+    let file = file.map_err(|error| refuse(path, WEIGHTS, error.to_string()))?;
+    Ok(file.len())
+}
+
 /// What a model is called.
 pub(super) fn name(path: &Path) -> String {
     path.file_name().map_or_else(

@@ -14,11 +14,11 @@ use super::folder::{self, Folder, Stamp};
 use super::{Call, EMPTY, Embedded, Embedder, Error, ErrorKind, Identity};
 
 /// Texts computed at once: more win nothing on a CPU and take memory.
-const BATCH: usize = 32;
+pub const BATCH: usize = 32;
 
 /// Tokens, padding included, computed at once: long texts come in smaller batches, so that what a
 /// layer computes stays within some tens of megabytes.
-const BATCH_TOKENS: usize = 4096;
+pub const BATCH_TOKENS: usize = 4096;
 
 /// Texts turned into tokens between two looks at whether the call was cancelled.
 const TOKENIZE: usize = 256;
@@ -45,7 +45,8 @@ struct Entry {
     revision: Arc<OnceCell<String>>,
 }
 
-/// By canonical path. A model stays loaded until the process ends or its files are replaced.
+/// By canonical path. A model of [`open`] stays loaded until the process ends or its files are
+/// replaced: for queries, which come again and must not wait.
 static LOADED: LazyLock<Mutex<BTreeMap<PathBuf, Entry>>> = LazyLock::new(Mutex::default);
 
 /// Where the model `name` is, and what is known of it.
@@ -74,6 +75,15 @@ pub(super) async fn open(name: &str, data: &Path) -> Result<Arc<Local>, Error> {
     let (path, entry) = entry(name, data)?;
     let load = || blocking(move || Local::load(&path));
     entry.model.get_or_try_init(load).await.cloned()
+}
+
+/// The model `name`, loaded anew for the caller alone.
+pub(super) async fn open_owned(name: &str, data: &Path) -> Result<Arc<Local>, Error> {
+    let path = folder::find(name, data)?;
+    let path = path.canonicalize().map_err(|error| {
+        Error::misconfigured(format!("model {name:?} in {}: {error}", path.display()))
+    })?;
+    blocking(move || Local::load(&path)).await
 }
 
 /// Name and revision of the model `name`, which is not loaded for that.
@@ -149,6 +159,16 @@ impl Embedder for Local {
 
     fn max_tokens(&self) -> Option<usize> {
         Some(self.max_tokens)
+    }
+
+    async fn count_tokens(&self, texts: &[String]) -> u64 {
+        let (model, texts) = (self.model.clone(), texts.to_vec());
+        let counted = blocking(move || {
+            let mut results = vec![Err(EMPTY.to_owned()); texts.len()];
+            let tokens = model.tokenize(&texts, &mut results, &Call::default())?;
+            Ok(tokens.iter().map(|(_, tokens)| tokens.len() as u64).sum())
+        });
+        counted.await.unwrap_or_default()
     }
 
     async fn embed(&self, texts: Vec<String>, call: &Call) -> Result<Vec<Embedded>, Error> {

@@ -14,11 +14,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+use crate::limiter::Limiter;
+
 pub use crate::inference::{Error, ErrorKind};
 pub use fake::Fake;
-pub use local::Local;
+pub use local::{BATCH, BATCH_TOKENS, Local};
 pub use remote::Remote;
-pub use spec::{OpenAiModel, Spec};
+pub use spec::{OpenAiModel, Spec, V2Model};
 
 /// A model that turns texts into vectors.
 #[async_trait]
@@ -32,6 +34,12 @@ pub trait Embedder: Send + Sync {
 
     /// Numbers of a vector; `None` as long as it is not known, before a remote model's first answer.
     fn dimension(&self) -> Option<usize>;
+
+    /// Tokens of the texts together; 0 where nobody counts them.
+    async fn count_tokens(&self, texts: &[String]) -> u64 {
+        let _ = texts;
+        0
+    }
 
     /// Longer texts are cut here; `None` when it is not known.
     fn max_tokens(&self) -> Option<usize>;
@@ -52,31 +60,70 @@ const EMPTY: &str = "the text is empty";
 pub struct Call {
     /// Texts computed at once, or sent in one request; the model's own choice when absent.
     pub batch: Option<usize>,
+    /// Whether a server's batch that turns out to be too large is tried again in halves, or is an
+    /// error for a caller who does that.
+    pub halve: bool,
     /// Looked at between batches.
     pub cancelled: CancellationToken,
     /// Called after each batch with the texts done and those of the whole call.
     pub progress: Arc<dyn Fn(usize, usize) + Send + Sync>,
+    /// What a server allows, where there is one.
+    pub limiter: Option<Arc<dyn Limiter>>,
 }
 
 impl Default for Call {
     fn default() -> Self {
         Self {
             batch: None,
+            halve: true,
             cancelled: CancellationToken::new(),
             progress: Arc::new(|_, _| {}),
+            limiter: None,
         }
     }
 }
 
 /// Finds the model that `spec` names. Local models are looked for in `<data>/models/<name>`, then
-/// at the path; each is loaded once for the process, whoever asks for it.
+/// at the path; each is loaded once for the process, whoever asks for it, and kept.
 pub async fn open(spec: &Spec, data: &Path) -> Result<Arc<dyn Embedder>, Error> {
+    match light(spec)? {
+        Light::Opened(model) => Ok(model),
+        Light::Local(name) => Ok(local::open(name, data).await?),
+    }
+}
+
+/// The same, except that a local model is loaded for the caller alone: its memory is free again when
+/// the caller drops it.
+pub async fn open_owned(spec: &Spec, data: &Path) -> Result<Arc<dyn Embedder>, Error> {
+    match light(spec)? {
+        Light::Opened(model) => Ok(model),
+        Light::Local(name) => Ok(local::open_owned(name, data).await?),
+    }
+}
+
+/// Bytes of the weights of a local model, as its file has them; `None` for a model that takes no
+/// memory here.
+pub fn weights(spec: &Spec, data: &Path) -> Result<Option<u64>, Error> {
+    match light(spec)? {
+        Light::Opened(_) => Ok(None),
+        Light::Local(name) => Ok(Some(folder::weights(&folder::find(name, data)?)?)),
+    }
+}
+
+enum Light<'a> {
+    /// There is nothing to load.
+    Opened(Arc<dyn Embedder>),
+    Local(&'a str),
+}
+
+fn light(spec: &Spec) -> Result<Light<'_>, Error> {
     match spec {
-        Spec::OpenAi(model) => Ok(Arc::new(Remote::new(model)?)),
-        Spec::Name(name) => match Fake::named(name)? {
-            Some(fake) => Ok(Arc::new(fake)),
-            None => Ok(local::open(name, data).await?),
-        },
+        Spec::OpenAi(model) => Ok(Light::Opened(Arc::new(Remote::openai(model)?))),
+        Spec::V2(model) => Ok(Light::Opened(Arc::new(Remote::v2(model)?))),
+        Spec::Name(name) => Ok(match Fake::named(name)? {
+            Some(fake) => Light::Opened(Arc::new(fake)),
+            None => Light::Local(name),
+        }),
     }
 }
 
@@ -90,24 +137,26 @@ pub struct Identity {
 
 /// What the model that `spec` names is, without loading it.
 pub async fn identify(spec: &Spec, data: &Path) -> Result<Identity, Error> {
-    let of = |embedder: &dyn Embedder| Identity {
-        name: embedder.name().to_owned(),
-        revision: embedder.revision().to_owned(),
-    };
-    match spec {
-        Spec::OpenAi(model) => Ok(of(&Remote::new(model)?)),
-        Spec::Name(name) => match Fake::named(name)? {
-            Some(fake) => Ok(of(&fake)),
-            None => local::identify(name, data).await,
-        },
+    match light(spec)? {
+        Light::Opened(model) => Ok(Identity {
+            name: model.name().to_owned(),
+            revision: model.revision().to_owned(),
+        }),
+        Light::Local(name) => local::identify(name, data).await,
     }
 }
 
 /// Embeds one text, such as a query.
-pub async fn embed_one(embedder: &dyn Embedder, text: &str) -> Result<Vec<f32>, Error> {
-    let mut results = embedder
-        .embed(vec![text.to_owned()], &Call::default())
-        .await?;
+pub async fn embed_one(
+    embedder: &dyn Embedder,
+    text: &str,
+    limiter: Option<Arc<dyn Limiter>>,
+) -> Result<Vec<f32>, Error> {
+    let call = Call {
+        limiter,
+        ..Call::default()
+    };
+    let mut results = embedder.embed(vec![text.to_owned()], &call).await?;
     match results.pop() {
         Some(Ok(vector)) => Ok(vector),
         Some(Err(reason)) => Err(Error::new(ErrorKind::Invalid, reason)),

@@ -1,11 +1,13 @@
-//! Models behind an address that speaks OpenAI's embeddings API.
+//! Models behind an address: a server of OpenAI's embeddings API, or of the Open Inference Protocol.
 
 use std::sync::OnceLock;
 
 use async_trait::async_trait;
 
-use super::{Call, EMPTY, Embedded, Embedder, Error, ErrorKind, OpenAiModel};
-use crate::inference::{Endpoint, OpenAi};
+use super::{Call, EMPTY, Embedded, Embedder, Error, ErrorKind, OpenAiModel, V2Model};
+use crate::inference::oip::{Names, Oip};
+use crate::inference::{Connector, EmbeddingRequest, Endpoint, OpenAi, Request, content_key};
+use crate::limiter;
 
 /// Texts of one request: what every server takes by default.
 const BATCH: usize = 32;
@@ -13,15 +15,18 @@ const BATCH: usize = 32;
 /// A model of a server.
 pub struct Remote {
     model: String,
+    revision: String,
     dimensions: Option<usize>,
     /// As the first answer had it.
     seen: OnceLock<usize>,
-    server: OpenAi,
+    /// Tells the requests of one server from those of another.
+    address: String,
+    server: Box<dyn Connector>,
 }
 
 impl Remote {
     /// Checks the address; nothing is sent.
-    pub fn new(spec: &OpenAiModel) -> Result<Self, Error> {
+    pub fn openai(spec: &OpenAiModel) -> Result<Self, Error> {
         let mut endpoint = Endpoint::new(&spec.url);
         endpoint.api_key_env = spec.api_key_env.clone();
         if spec.dimensions == Some(0) {
@@ -29,9 +34,34 @@ impl Remote {
         }
         Ok(Self {
             model: spec.model.clone(),
+            revision: spec.model.clone(),
             dimensions: spec.dimensions,
             seen: OnceLock::new(),
-            server: OpenAi::new(endpoint)?,
+            address: spec.url.clone(),
+            server: Box::new(OpenAi::new(endpoint)?),
+        })
+    }
+
+    /// Checks the address; nothing is sent.
+    pub fn v2(spec: &V2Model) -> Result<Self, Error> {
+        let mut endpoint = Endpoint::new(&spec.url);
+        endpoint.api_key_env = spec.api_key_env.clone();
+        let names = Names {
+            version: spec.version.clone(),
+            input: spec.input.clone(),
+            output: spec.output.clone(),
+        };
+        let revision = match &spec.version {
+            Some(version) => format!("{}@{version}", spec.model),
+            None => spec.model.clone(),
+        };
+        Ok(Self {
+            model: spec.model.clone(),
+            revision,
+            dimensions: None,
+            seen: OnceLock::new(),
+            address: spec.url.clone(),
+            server: Box::new(Oip::with_names(endpoint, spec.protocol, names)?),
         })
     }
 
@@ -46,19 +76,22 @@ impl Remote {
     ) -> Result<(), Error> {
         let mut open = vec![wanted];
         while let Some(some) = open.pop() {
-            let input: Vec<&str> = some.iter().map(|index| texts[*index].as_str()).collect();
+            let input = some.iter().map(|index| texts[*index].clone()).collect();
             let asked = tokio::select! {
-                asked = self.server.embeddings(&self.model, &input, self.dimensions) => asked,
+                asked = self.ask(input, call) => asked,
                 () = call.cancelled.cancelled() => return Err(Error::cancelled()),
             };
             match asked {
-                Ok(answer) => {
-                    for (index, vector) in some.iter().zip(answer.vectors) {
+                Ok(vectors) => {
+                    for (index, vector) in some.iter().zip(vectors) {
                         self.check_dimension(vector.len())?;
                         results[*index] = Ok(vector);
                     }
                 }
-                Err(error) if error.kind != ErrorKind::Invalid => return Err(error),
+                Err(error) if !error.kind.is_of_content() => return Err(error),
+                Err(error) if is_of_size(&error) && (!call.halve || some.len() == 1) => {
+                    return Err(error);
+                }
                 Err(error) if some.len() == 1 => results[some[0]] = Err(error.message),
                 Err(_) => {
                     let (first, second) = some.split_at(some.len() / 2);
@@ -67,6 +100,30 @@ impl Remote {
             }
         }
         Ok(())
+    }
+
+    async fn ask(&self, texts: Vec<String>, call: &Call) -> Result<Vec<Vec<f32>>, Error> {
+        let dimensions = self.dimensions.unwrap_or_default().to_string();
+        let of = [&self.address, &self.model, &dimensions].map(|part| part.as_bytes());
+        let all = of.into_iter().chain(texts.iter().map(String::as_bytes));
+        let asked = texts.len();
+        let request = EmbeddingRequest {
+            idempotency_key: Some(content_key(all)),
+            model: self.model.clone(),
+            dimensions: self.dimensions,
+            texts,
+        };
+        let request = Request::Embed(request);
+        let limiter = call.limiter.as_deref();
+        let response = limiter::call(self.server.as_ref(), request, limiter, |_| ()).await?;
+        let vectors = response.tensors.first().and_then(|one| one.vectors());
+        let vectors = vectors.filter(|vectors| vectors.len() == asked);
+        vectors.ok_or_else(|| {
+            Error::new(
+                ErrorKind::Failed,
+                format!("model {} gave no vector for each text", self.model),
+            )
+        })
     }
 
     fn check_dimension(&self, dimension: usize) -> Result<(), Error> {
@@ -91,7 +148,7 @@ impl Embedder for Remote {
     }
 
     fn revision(&self) -> &str {
-        &self.model
+        &self.revision
     }
 
     fn dimension(&self) -> Option<usize> {
@@ -118,4 +175,12 @@ impl Embedder for Remote {
         }
         Ok(results)
     }
+}
+
+/// Whether fewer texts at once may be taken. Of one alone it is the server's trouble, not the text's.
+fn is_of_size(error: &Error) -> bool {
+    matches!(
+        error.kind,
+        ErrorKind::BatchTooLarge | ErrorKind::OutOfMemory
+    )
 }

@@ -5,13 +5,16 @@
 //!   conversation's last line (the question, in most prompts), or the last line when none does.
 //! - With a schema it makes the smallest value of it: `const`, `default`, the first of `examples`;
 //!   of an `enum` the value that the last line mentions, else the first; for text the quote.
+//! - Vectors are those of [`embed::Fake`](crate::embed::Fake).
+//! - Asked for tensors it gives back those that it got.
 
 use std::collections::BTreeSet;
 
-use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 
-use super::{Answer, Chat, ChatRequest, Error, Finish, Role, Usage};
+use super::event::{Delta, Emit, Events, events};
+use super::in_process::embed;
+use super::{ChatRequest, Connector, Error, Finish, Message, Request, Role, Usage};
 
 /// Deeper schemas, or ones that contain themselves, end in null.
 const DEPTH_MAX: usize = 16;
@@ -20,40 +23,87 @@ const DEPTH_MAX: usize = 16;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Fake;
 
-#[async_trait]
-impl Chat for Fake {
-    async fn chat(&self, request: &ChatRequest) -> Result<Answer, Error> {
-        let said: Vec<&str> = request
+impl Connector for Fake {
+    fn start(&self, request: Request) -> Events {
+        events(move |emit| async move { answer(request, &emit).await })
+    }
+}
+
+async fn answer(request: Request, emit: &Emit) -> Result<(), Error> {
+    match request {
+        Request::Chat(request) => {
+            let (text, usage) = chat(&request);
+            let deltas = pieces(&text, request.stream);
+            emit.whole(request.model, deltas, usage, Finish::Stop).await;
+        }
+        Request::Complete(request) => {
+            let chat_request = ChatRequest {
+                messages: vec![Message::new(Role::User, request.prompt)],
+                ..ChatRequest::default()
+            };
+            let (text, usage) = chat(&chat_request);
+            let deltas = pieces(&text, request.stream);
+            emit.whole(request.model, deltas, usage, Finish::Stop).await;
+        }
+        Request::Embed(request) => {
+            let fake = crate::embed::Fake::named(&request.model)?;
+            let fake = fake.unwrap_or_else(crate::embed::Fake::usual);
+            let model = request.model.clone();
+            let (vectors, usage) = embed(&fake, request).await?;
+            emit.whole(model, vec![vectors], usage, Finish::Stop).await;
+        }
+        Request::Infer(request) => {
+            let wanted = |name: &str| {
+                request.outputs.is_empty() || request.outputs.iter().any(|one| one == name)
+            };
+            let inputs = request.inputs.into_iter();
+            let deltas = inputs
+                .filter(|tensor| wanted(&tensor.name))
+                .map(Delta::Tensor)
+                .collect();
+            emit.whole(request.model, deltas, Usage::default(), Finish::Stop)
+                .await;
+        }
+    }
+    Ok(())
+}
+
+/// A text as a server streams it: word by word.
+fn pieces(text: &str, stream: bool) -> Vec<Delta> {
+    let pieces: Vec<&str> = match stream {
+        true => text.split_inclusive(' ').collect(),
+        false => vec![text],
+    };
+    let pieces = pieces.into_iter().filter(|piece| !piece.is_empty());
+    pieces.map(|piece| Delta::Text(piece.to_owned())).collect()
+}
+
+fn chat(request: &ChatRequest) -> (String, Usage) {
+    let said: Vec<&str> = request
+        .messages
+        .iter()
+        .filter(|message| message.role != Role::System)
+        .flat_map(|message| message.content.lines())
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect();
+    let quote = quote(&said);
+    let text = match &request.schema {
+        None => quote.to_owned(),
+        Some(schema) => {
+            let last = said.last().copied().unwrap_or_default();
+            instance(schema, schema, quote, last, 0).to_string()
+        }
+    };
+    let usage = Usage {
+        input_tokens: request
             .messages
             .iter()
-            .filter(|message| message.role != Role::System)
-            .flat_map(|message| message.content.lines())
-            .map(str::trim)
-            .filter(|line| !line.is_empty())
-            .collect();
-        let quote = quote(&said);
-        let text = match &request.schema {
-            None => quote.to_owned(),
-            Some(schema) => {
-                let last = said.last().copied().unwrap_or_default();
-                instance(schema, schema, quote, last, 0).to_string()
-            }
-        };
-        let usage = Usage {
-            input_tokens: request
-                .messages
-                .iter()
-                .map(|message| message.content.split_whitespace().count() as u64)
-                .sum(),
-            output_tokens: text.split_whitespace().count() as u64,
-        };
-        Ok(Answer {
-            text,
-            model: request.model.clone(),
-            usage,
-            finish: Finish::Stop,
-        })
-    }
+            .map(|message| message.content.split_whitespace().count() as u64)
+            .sum(),
+        output_tokens: text.split_whitespace().count() as u64,
+    };
+    (text, usage)
 }
 
 fn words(line: &str) -> BTreeSet<String> {

@@ -1,20 +1,31 @@
-//! Inference behind an address: chat completions and embeddings of OpenAI-compatible servers, and a
-//! fake one that needs no network.
+//! Inference: chats, completions, embeddings and typed tensors, in this process or behind an address.
+//! Whatever the connector, a call is one sequence of [events](Event).
 
+mod api;
 mod api_error;
+mod classify;
 mod endpoint;
+mod event;
 mod fake;
+mod in_process;
+pub mod oip;
 mod openai;
+mod request;
+pub mod tensor;
 
 use std::time::Duration;
 
-use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 pub use endpoint::Endpoint;
+pub use event::{Delta, Event, Events, Response, collect, collect_with};
 pub use fake::Fake;
-pub use openai::{OpenAi, Vectors};
+pub use in_process::InProcess;
+pub use openai::OpenAi;
+pub use request::{
+    ChatRequest, CompletionRequest, EmbeddingRequest, Message, Request, Role, TensorRequest,
+    content_key,
+};
 
 /// The address of the [`Fake`] server.
 pub const FAKE_URL: &str = "fake:";
@@ -34,16 +45,48 @@ pub struct Error {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// The server refused this request, and would again: its content is wrong or too long.
+    /// The server refused this request, and would again: its content is wrong.
     Invalid,
-    /// The address, the model or the key is wrong: no request of this kind can succeed.
+    /// The same, because the model's window does not hold it.
+    TooLong,
+    /// Too many items at once, or too many bytes: less of it may well be taken.
+    BatchTooLarge,
+    /// The device had no memory left for it: less of it may be taken, or the same later.
+    OutOfMemory,
+    /// The address or the model is wrong: no request of this kind can succeed.
     Misconfigured,
+    /// The same, because the key is missing, wrong or not allowed to.
+    Auth,
     RateLimited,
     /// Not reachable, too slow, or failing at the moment.
     Unavailable,
     /// It answered something that is not of this protocol.
     Failed,
     Cancelled,
+}
+
+impl ErrorKind {
+    /// Whether the request's content is the cause, so that a part of it may be taken.
+    pub fn is_of_content(self) -> bool {
+        matches!(
+            self,
+            ErrorKind::Invalid
+                | ErrorKind::TooLong
+                | ErrorKind::BatchTooLarge
+                | ErrorKind::OutOfMemory
+        )
+    }
+
+    /// Whether the same request may succeed later.
+    pub fn is_retryable(self) -> bool {
+        matches!(
+            self,
+            ErrorKind::OutOfMemory
+                | ErrorKind::RateLimited
+                | ErrorKind::Unavailable
+                | ErrorKind::Failed
+        )
+    }
 }
 
 impl Error {
@@ -65,57 +108,28 @@ impl Error {
     }
 }
 
-/// Something that answers a conversation.
-#[async_trait]
-pub trait Chat: Send + Sync {
-    async fn chat(&self, request: &ChatRequest) -> Result<Answer, Error>;
+/// Something that computes. What it cannot do it answers with `Failed`, of kind `Misconfigured`.
+pub trait Connector: Send + Sync {
+    /// Begins a call; nothing happens before the events are waited for.
+    fn start(&self, request: Request) -> Events;
 }
 
-/// Connects to `endpoint`, or to the fake server where its address is [`FAKE_URL`].
-pub fn chat(endpoint: Endpoint) -> Result<Box<dyn Chat>, Error> {
+impl dyn Connector + '_ {
+    /// The whole answer to a conversation.
+    pub async fn chat(&self, request: &ChatRequest) -> Result<Answer, Error> {
+        collect(self.start(Request::Chat(request.clone())))
+            .await
+            .map(Answer::from)
+    }
+}
+
+/// Connects to a server that speaks OpenAI's API at `endpoint`, or to the fake one where its address
+/// is [`FAKE_URL`].
+pub fn openai(endpoint: Endpoint) -> Result<Box<dyn Connector>, Error> {
     if endpoint.url == FAKE_URL {
         return Ok(Box::new(Fake));
     }
     Ok(Box::new(OpenAi::new(endpoint)?))
-}
-
-/// Who says a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    System,
-    User,
-    Assistant,
-}
-
-/// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Message {
-    pub role: Role,
-    pub content: String,
-}
-
-impl Message {
-    pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self {
-            role,
-            content: content.into(),
-        }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct ChatRequest {
-    pub model: String,
-    pub messages: Vec<Message>,
-    pub temperature: Option<f64>,
-    /// Tokens of the answer at most.
-    pub max_tokens: Option<u32>,
-    /// JSON Schema of the answer. Servers that do not support one ignore it: check the answer.
-    pub schema: Option<Value>,
-    /// Sent as `Idempotency-Key`, so that a server that knows it bills a repeated request once.
-    pub idempotency_key: Option<String>,
 }
 
 /// A whole answer.
@@ -126,6 +140,17 @@ pub struct Answer {
     pub model: String,
     pub usage: Usage,
     pub finish: Finish,
+}
+
+impl From<Response> for Answer {
+    fn from(response: Response) -> Self {
+        Self {
+            text: response.text,
+            model: response.model,
+            usage: response.usage,
+            finish: response.finish.unwrap_or(Finish::Stop),
+        }
+    }
 }
 
 /// Why an answer ended.

@@ -234,6 +234,7 @@ fn description(limits: &Limits, namespace: &Details) -> DescribeNamespaceRespons
                 sync_update: true,
                 async_update: true,
                 worker_heartbeats: true,
+                worker_poll_complete_on_shutdown: true,
                 reported_problems_search_attribute: true,
                 poller_autoscaling: true,
                 ..Default::default()

@@ -46,6 +46,7 @@ pub(crate) async fn poll_nexus_task_queue(
     let mut draining = handler.draining.clone();
     tokio::select! {
         () = sleep_until(until) => {}
+        () = handler.server.worker_left(&request.worker_instance_key) => {}
         _ = draining.wait_for(|draining| *draining) => {}
     }
     Ok(Default::default())

@@ -15,6 +15,7 @@
 
 mod approve;
 mod call;
+mod demands;
 mod draft;
 mod expression;
 mod following;

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::diagnostic::Span;
-use crate::plan::{self, Cache, Demands, FanOut, Step};
+use crate::plan::{self, Cache, FanOut, Step};
 use crate::spec::{self, Fan, Stage, Uses, Work};
 use crate::stage::{Kind, PYTHON_CALL, StageType, Type};
 use crate::suggest;
@@ -188,6 +188,8 @@ impl Lowering<'_> {
             (None, Some(general)) if kind.name != PYTHON_CALL => general.value.clone(),
             _ => kind.resource.clone(),
         };
+        let demands = self.demands(uses, kind, &resource);
+        let affinity = self.affinity(uses, kind, &resource, &with);
         Step {
             id: id.to_owned(),
             uses: activity,
@@ -200,7 +202,8 @@ impl Lowering<'_> {
                 ttl_ms: cache.ttl_ms.unwrap_or(CACHE_TTL_MS),
                 key: cache.key.as_ref().map(|key| key.value.clone()),
             }),
-            demands: Demands::default(),
+            demands,
+            affinity,
         }
     }
 

@@ -1,6 +1,7 @@
 //! A tree of YAML to a [`spec`](crate::spec): keys and the form of values. What names mean is for
 //! [`check`](crate::check).
 
+mod demands;
 mod policy;
 mod stage;
 mod value;
@@ -92,7 +93,7 @@ pub(crate) fn pipeline(tree: &Tree, findings: &mut Findings) -> Option<Pipeline>
 fn defaults(tree: &Tree, findings: &mut Findings) -> Policy {
     Fields::read(
         tree,
-        &["resource", "retry", "timeout"],
+        &["resource", "retry", "timeout", "priority", "affinity"],
         "`defaults`",
         findings,
     )

@@ -1,4 +1,4 @@
-//! `retry`, `timeout`, `resource`, `cache` and the numbers of a fan-out.
+//! `retry`, `timeout`, `resource`, `priority`, `affinity`, `cache` and the numbers of a fan-out.
 
 use serde_json::Value;
 
@@ -11,10 +11,12 @@ const MOST_ATTEMPTS: u64 = 1_000_000;
 const MOST_ITEMS: u64 = 1_000_000;
 const MOST_CHUNKS: u64 = 10_000;
 
-/// The keys `resource`, `retry` and `timeout` of a stage or of `defaults`.
+/// What a stage and `defaults` both can say.
 pub(super) fn read(fields: &Fields<'_>, findings: &mut Findings) -> Policy {
     let mut policy = Policy {
         resource: resource(fields, findings),
+        priority: fields.whole("priority", 1, 5, findings),
+        affinity_ms: affinity(fields, findings),
         ..Policy::default()
     };
     if let Some(entry) = fields.get("retry") {
@@ -90,6 +92,24 @@ fn check_timeout(policy: &Policy, findings: &mut Findings) {
             "`total` is shorter than `attempt`: no attempt could take its time",
             "`total` is of all attempts and the waits between them".to_owned(),
         );
+    }
+}
+
+/// The key `affinity`: `none`, or how long to wait.
+fn affinity(fields: &Fields<'_>, findings: &mut Findings) -> Option<Spot<u64>> {
+    let entry = fields.get("affinity")?;
+    match &entry.value.kind {
+        Kind::Scalar(Value::String(text)) if text == "none" => Some(Spot::new(0, entry.key_span)),
+        Kind::Map(_) => {
+            let affinity = Fields::read(&entry.value, &["wait"], "`affinity`", findings)?;
+            let wait = affinity.duration("wait", findings)?;
+            Some(Spot::new(wait.value, entry.key_span))
+        }
+        _ => {
+            let wanted = "`none`, or `{ wait: 1s }`";
+            wrong_type(findings, "affinity", wanted, &entry.value);
+            None
+        }
     }
 }
 

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::policy;
 use super::value::{Fields, first_line, missing, text, unknown_key, wrong_type};
+use super::{demands, policy};
 use crate::diagnostic::{Findings, Span};
 use crate::spec::{Approve, Branch, Call, Map, Spot, Stage, Uses, Work};
 use crate::yaml::{Entry, Kind, Tree};
@@ -13,6 +13,7 @@ const KINDS: &[&str] = &["uses", "map", "parallel", "approve", "call"];
 const COMMON: &[&str] = &["id", "needs", "when", "allow_failure"];
 const OF_USES: &[&str] = &[
     "with", "input", "resource", "retry", "timeout", "cache", "chunk", "window", "tolerate",
+    "batch", "device", "limit", "priority", "affinity",
 ];
 
 pub(super) fn list(tree: &Tree, key: Span, name: &str, findings: &mut Findings) -> Vec<Stage> {
@@ -226,6 +227,7 @@ fn uses(fields: &Fields<'_>, findings: &mut Findings) -> Option<Work> {
     }
     let uses = fields.text("uses", findings);
     let policy = policy::read(fields, findings);
+    let demands = demands::read(fields, findings);
     let cache = policy::cache(fields, findings);
     let fan = policy::fan(fields, findings);
     let input = fields.text("input", findings);
@@ -234,6 +236,7 @@ fn uses(fields: &Fields<'_>, findings: &mut Findings) -> Option<Work> {
         with: with.filter(|with| with.entries().is_some()).cloned(),
         input,
         policy,
+        demands,
         cache,
         fan,
     })))

@@ -166,6 +166,12 @@ pub fn is_template(text: &str) -> bool {
     text.contains("{{") || text.contains("{%") || text.contains("{#")
 }
 
+/// Whether a text's templates mention `item`: such a text is evaluated for each item, by the worker
+/// that has it.
+pub fn speaks_of_item(text: &str) -> bool {
+    is_template(text) && roots(text).is_ok_and(|roots| roots.contains("item"))
+}
+
 /// The expression of a text that is exactly one `{{ expression }}`.
 pub fn whole_expression(text: &str) -> Option<&str> {
     let inner = text.trim().strip_prefix("{{")?.strip_suffix("}}")?;

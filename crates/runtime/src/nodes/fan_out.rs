@@ -19,6 +19,7 @@ use tidemill_pipeline::template;
 
 use super::single::{cache, failed, of};
 use super::{Left, Outcome, Paused, as_collection};
+use crate::affinity;
 use crate::carry::{Position, Progress};
 use crate::context::Context;
 use crate::evaluate;
@@ -77,7 +78,7 @@ async fn prepare(cx: &Context, fan_out: &FanOut) -> Result<Vec<Prepared>, Fault>
         let mut roots = BTreeSet::new();
         roots_beside_items(&step.with, &mut roots).map_err(wrong)?;
         if let Some(key) = step.cache.as_ref().and_then(|cache| cache.key.as_ref())
-            && evaluate::speaks_of_item(key)
+            && template::speaks_of_item(key)
         {
             roots.extend(template::roots(key).map_err(wrong)?);
         }
@@ -319,7 +320,7 @@ impl Window<'_> {
                 cache: prepared.cache.clone(),
                 demands: step.demands.clone(),
             };
-            let failure = match task::run::<TaskOutput>(&cx, &of(step), &task_input).await {
+            let failure = match affinity::run(&cx, &of(step, &prepared.with), &task_input).await {
                 Ok(TaskOutput {
                     output: Output::Part(part),
                     ..

@@ -2,12 +2,14 @@
 
 use serde_json::Value;
 use tidemill_pipeline::plan::{Cache, Step};
-use tidemill_pipeline::task::{Input, Output, TaskInput, TaskOutput};
+use tidemill_pipeline::task::{Input, Output, TaskInput};
+use tidemill_pipeline::template;
 
 use super::Outcome;
+use crate::affinity::{self, Preferred};
 use crate::context::Context;
 use crate::evaluate;
-use crate::task::{self, Fault, Task};
+use crate::task::{Fault, Task};
 
 pub(super) async fn run(cx: &Context, step: &Step) -> Outcome {
     attempt(cx, step).await.unwrap_or_else(Outcome::from)
@@ -24,6 +26,7 @@ async fn attempt(cx: &Context, step: &Step) -> Result<Outcome, Fault> {
         None => Value::Null,
     };
     let with = evaluate::value(cx, "`with`", &step.with).await?;
+    let task = of(step, &with);
     let input = TaskInput {
         run: (*cx.run).clone(),
         stage: step.id.clone(),
@@ -34,7 +37,7 @@ async fn attempt(cx: &Context, step: &Step) -> Result<Outcome, Fault> {
         demands: step.demands.clone(),
     };
     let _long = cx.long_task();
-    let output: TaskOutput = task::run(cx, &of(step), &input).await?;
+    let output = affinity::run(cx, &task, &input).await?;
     match output.output {
         Output::Value(value) => Ok(Outcome::Done {
             output: value,
@@ -48,14 +51,17 @@ async fn attempt(cx: &Context, step: &Step) -> Result<Outcome, Fault> {
     }
 }
 
-/// The task that runs a step.
-pub(super) fn of(step: &Step) -> Task<'_> {
+/// The task that runs a step with these parameters.
+pub(super) fn of<'a>(step: &'a Step, with: &Value) -> Task<'a> {
     Task {
         name: &step.uses,
         queue: &step.resource,
         stage: &step.id,
         retry: step.retry.clone(),
         timeouts: step.timeouts.clone(),
+        priority: step.demands.priority,
+        start_within: None,
+        preferred: Preferred::of(step, with),
     }
 }
 
@@ -66,7 +72,7 @@ pub(super) async fn cache(cx: &Context, step: &Step) -> Result<Option<Cache>, Fa
     };
     let mut cache = cache.clone();
     if let Some(key) = &cache.key
-        && !evaluate::speaks_of_item(key)
+        && !template::speaks_of_item(key)
     {
         let key = evaluate::text(cx, "the key of its cache", key).await?;
         cache.key = Some(match key {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::Call;
 use crate::Server;
-use crate::commit::WORKFLOW_QUEUE;
+use crate::commit::{ACTIVITY_QUEUE, WORKFLOW_QUEUE};
 use crate::namespaces::Namespace;
 use crate::shard::Target;
 use crate::workers::{Query, Worker};
@@ -112,8 +112,8 @@ impl Server {
         })
     }
 
-    /// A worker begins to shut down: its sticky queue is given up, and what waited there goes to
-    /// any worker. Its other polls end by their own deadlines.
+    /// A worker begins to shut down: its polls end empty. Its sticky queue is given up, and what waited
+    /// there goes to any worker.
     pub async fn shutdown_worker(
         &self,
         namespace: &Namespace,
@@ -126,6 +126,19 @@ impl Server {
             request.worker_heartbeat,
             Instant::now(),
         );
+        let name = |name: &str, kind| QueueName {
+            namespace: namespace.id,
+            name: name.into(),
+            kind,
+        };
+        let polled = [
+            name(&request.task_queue, WORKFLOW_QUEUE),
+            name(&request.task_queue, ACTIVITY_QUEUE),
+            name(&request.sticky_task_queue, WORKFLOW_QUEUE),
+        ];
+        self.core
+            .matching
+            .end_polls_of(&request.worker_instance_key, &polled);
         if !request.sticky_task_queue.is_empty() {
             let queue = QueueName {
                 namespace: namespace.id,
@@ -145,6 +158,12 @@ impl Server {
             })?;
         }
         Ok(ShutdownWorkerResponse {})
+    }
+
+    /// Returns when the worker has begun to shut down, as it does for those of its polls that nothing is
+    /// ever matched with.
+    pub async fn worker_left(&self, instance: &str) {
+        self.core.matching.left(instance).await;
     }
 
     async fn to_normal_queue(&self, namespace: &Namespace, task: StoredTask) {

@@ -26,6 +26,7 @@ mod backlog;
 mod beyond;
 mod describe;
 mod idle;
+mod leaving;
 mod offer;
 mod page;
 mod poll;
@@ -150,6 +151,7 @@ struct Inner {
     /// Polls in progress by namespace. Entries stay: namespaces are few.
     polls: RwLock<HashMap<NamespaceId, Arc<AtomicUsize>>>,
     queries: query::Queries,
+    leaving: leaving::Leaving,
     closed: AtomicBool,
 }
 
@@ -174,6 +176,7 @@ impl Matching {
             hasher: RandomState::new(),
             polls: RwLock::default(),
             queries: query::Queries::new(shards),
+            leaving: leaving::Leaving::default(),
             closed: AtomicBool::new(false),
         };
         let matching = Self {

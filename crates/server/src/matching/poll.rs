@@ -157,8 +157,8 @@ impl Drop for Slot {
 }
 
 impl Matching {
-    /// Waits for an offer of the queue. `None` when the deadline passed, the queue was unloaded or
-    /// the service stops. Fails when the namespace has too many polls.
+    /// Waits for an offer of the queue. `None` when the deadline passed, the queue was unloaded, the
+    /// worker takes its leave or the service stops. Fails when the namespace has too many polls.
     ///
     /// Safe to drop at any moment: nothing is lost.
     pub async fn poll(
@@ -179,6 +179,13 @@ impl Matching {
         };
         let (queue, begun) = self.with_queue(queue, |queue, s| {
             s.sticky |= options.sticky;
+            if self
+                .inner
+                .leaving
+                .contains(&poller.worker.worker_instance_key)
+            {
+                return (Arc::clone(queue), Begun::Closed);
+            }
             let begun = queue.begin_poll(s, poller);
             if let Begun::Delivery(_) = begun {
                 queue.end_poll(s, None, &identity, None);

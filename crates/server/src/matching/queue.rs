@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::backlog::{Added, Backlog, Key, key_of};
 use super::offer::{Offer, Transient, Transients};
-use super::pollers::{PollerInfo, Pollers};
+use super::pollers::{PollerInfo, Pollers, WorkerInfo};
 use super::rate::Limiter;
 use super::stats::Rates;
 use super::{Config, TaskSource};
@@ -56,6 +56,7 @@ pub(super) struct Delivery {
 #[derive(Debug)]
 struct Waiter {
     since: Instant,
+    worker: Arc<WorkerInfo>,
     deliver: oneshot::Sender<Delivery>,
 }
 
@@ -205,6 +206,7 @@ impl Queue {
             return Begun::Closed;
         }
         let rate = poller.max_tasks_per_second;
+        let worker = poller.worker.clone();
         s.pollers
             .began(poller, now, self.env.config.poller_retention);
         if let Some(rate) = rate
@@ -220,6 +222,7 @@ impl Queue {
             id,
             Waiter {
                 since: now,
+                worker,
                 deliver,
             },
         );
@@ -253,6 +256,12 @@ impl Queue {
     pub(super) fn end_polls(&self, s: &mut State) {
         // A dropped sender is an empty answer.
         s.waiters.clear();
+    }
+
+    /// Ends the waiting polls of one worker empty.
+    pub(super) fn end_polls_of(&self, s: &mut State, instance: &str) {
+        s.waiters
+            .retain(|_, waiter| waiter.worker.worker_instance_key != instance);
     }
 
     /// The service stops. A timer would keep the queue, and with it the store, until it runs out.

@@ -5,9 +5,11 @@ use std::time::Duration;
 use serde::Serialize;
 use serde_json::Value;
 use tidemill_connect::inference::{
-    self, ChatRequest, Endpoint, Error as CallError, ErrorKind as CallErrorKind, Finish, Message,
-    Role, Usage,
+    self, Answer, ChatRequest, Endpoint, Error as CallError, ErrorKind as CallErrorKind, Finish,
+    Message, Request, Role, Usage,
 };
+use tidemill_connect::limiter;
+use tidemill_connect::stream::Writer;
 
 use super::answer::Shape;
 use crate::records::sha256;
@@ -31,6 +33,8 @@ pub(super) struct Question {
     pub(super) shape: Option<Shape>,
     /// How often a model may mend an answer that does not have the shape.
     pub(super) repair: u32,
+    /// Whether the answer is asked for in pieces, and those are put where they can be watched.
+    pub(super) stream: bool,
 }
 
 /// The stage's output.
@@ -62,6 +66,7 @@ pub(super) struct Asking<'a> {
     cx: &'a Context,
     usage: Usage,
     attempts: u32,
+    watched: Option<Writer>,
 }
 
 impl<'a> Asking<'a> {
@@ -71,11 +76,23 @@ impl<'a> Asking<'a> {
             cx,
             usage: Usage::default(),
             attempts: 0,
+            watched: question.stream.then(|| cx.streams.write(&cx.stream())),
         }
     }
 
     /// The first usable answer. An error of all candidates is one that may pass, if any of them is.
     pub(super) async fn ask(mut self, candidates: &[Candidate]) -> Result<Outcome, Error> {
+        let outcome = self.ask_in_turn(candidates).await;
+        if let Some(watched) = self.watched.take() {
+            match &outcome {
+                Ok(_) => watched.finish(),
+                Err(error) => watched.fail(&error.message),
+            }
+        }
+        outcome
+    }
+
+    async fn ask_in_turn(&mut self, candidates: &[Candidate]) -> Result<Outcome, Error> {
         let mut given_up = Vec::new();
         for candidate in candidates {
             match self.ask_one(candidate).await {
@@ -105,7 +122,7 @@ impl<'a> Asking<'a> {
                 reason: error.message,
             }
         };
-        let chat = inference::chat(candidate.endpoint.clone()).map_err(give_up)?;
+        let server = inference::openai(candidate.endpoint.clone()).map_err(give_up)?;
         let mut request = ChatRequest {
             model: candidate.model.clone(),
             messages: self.question.messages.clone(),
@@ -116,15 +133,33 @@ impl<'a> Asking<'a> {
                 .shape
                 .as_ref()
                 .map(|shape| shape.schema.clone()),
+            stream: self.question.stream,
             idempotency_key: None,
         };
         let mut reason = String::new();
         for _ in 0..=self.question.repair {
             request.idempotency_key = Some(self.key(candidate, &request));
             self.attempts += 1;
+            if let Some(watched) = self.watched.as_ref().filter(|_| self.attempts > 1) {
+                watched.restart();
+            }
+            let watch = |text: &str| {
+                if let Some(watched) = &self.watched {
+                    watched.append(text);
+                }
+            };
             let answer = self
-                .wait(&candidate.model, chat.chat(&request))
+                .wait(
+                    &candidate.model,
+                    limiter::call(
+                        server.as_ref(),
+                        Request::Chat(request.clone()),
+                        self.cx.limit.as_deref(),
+                        watch,
+                    ),
+                )
                 .await
+                .map(Answer::from)
                 .map_err(give_up)?;
             self.usage += answer.usage;
             let problem = match (answer.finish, &self.question.shape) {
@@ -225,7 +260,10 @@ impl<'a> Asking<'a> {
         let passing = |kind| {
             matches!(
                 kind,
-                ErrorKind::RateLimited | ErrorKind::Unavailable | ErrorKind::Failed
+                ErrorKind::RateLimited
+                    | ErrorKind::Unavailable
+                    | ErrorKind::OutOfMemory
+                    | ErrorKind::Failed
             )
         };
         let kind = given_up

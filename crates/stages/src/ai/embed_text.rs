@@ -11,11 +11,11 @@ use serde::Deserialize;
 use serde_json::Value;
 use tidemill_connect::embed::{self, Call, Embedder, Identity, Spec};
 use tidemill_pipeline::data::{FailedItem, Item, Part};
-use tidemill_pipeline::stage::{Kind, StageType, Type};
+use tidemill_pipeline::stage::{self, Kind, StageType, Type};
 
-use crate::{Context, Error, Stage, params};
+use crate::{Batched, Context, Error, Stage, params};
 
-const NAME: &str = "embed.text";
+pub(super) const NAME: &str = "embed.text";
 
 /// Adds to each item with a `text` the vector of that text, with the model that made it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,13 +23,14 @@ pub struct EmbedText;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct With {
+pub(super) struct With {
     /// The model: the name of a folder in `models` of the data folder, a path to a folder with
-    /// `model.safetensors`, `tokenizer.json` and `config.json`, or `{openai: {url, model}}`.
+    /// `model.safetensors`, `tokenizer.json` and `config.json`, `{openai: {url, model}}`, or
+    /// `{v2: {url, model}}` for a server that speaks the Open Inference Protocol.
     /// `fake` or `fake:384` costs nothing and is for tests.
-    model: Spec,
+    pub(super) model: Spec,
     /// Texts computed at once or sent in one request; 32 unless given.
-    batch: Option<NonZeroUsize>,
+    pub(super) batch: Option<NonZeroUsize>,
 }
 
 #[async_trait]
@@ -44,8 +45,14 @@ impl Stage for EmbedText {
             resource: "accelerator".to_owned(),
             with: params::schema::<With>(),
             pure: true,
-            batched: None,
+            batched: Some(stage::Batched {
+                model: Some("model".to_owned()),
+            }),
         }
+    }
+
+    fn batched(&self) -> Option<&dyn Batched> {
+        Some(self)
     }
 
     async fn items(&self, chunk: Part, with: Value, cx: &Context) -> Result<Part, Error> {
@@ -54,16 +61,12 @@ impl Stage for EmbedText {
         let mut items = Vec::with_capacity(chunk.items.len());
         let mut texts = Vec::with_capacity(chunk.items.len());
         for item in chunk.items {
-            match item.value.get("text").and_then(Value::as_str) {
-                Some(text) if item.value.is_object() => {
+            match text_of(&item.value) {
+                Ok(text) => {
                     texts.push(text.to_owned());
                     items.push(item);
                 }
-                _ => out.failed.push(failed(
-                    item,
-                    cx,
-                    format!("{NAME}: the item has no `text` to embed"),
-                )),
+                Err(reason) => out.failed.push(failed(item, cx, reason)),
             }
         }
         if items.is_empty() {
@@ -73,23 +76,21 @@ impl Stage for EmbedText {
             opened = embed::open(&with.model, &cx.data) => opened?,
             () = cx.cancelled.cancelled() => return Err(Error::cancelled()),
         };
-        // A name says by itself how to open the model again.
-        let spec = match &with.model {
-            Spec::Name(name) if name == embedder.name() => None,
-            spec => serde_json::to_value(spec.without_credentials()).ok(),
-        };
+        let maker = Maker::new(&with.model, embedder.as_ref());
         let progress = cx.progress.clone();
         let call = Call {
             batch: with.batch.map(NonZeroUsize::get),
             cancelled: cx.cancelled.clone(),
             progress: Arc::new(move |done, of| progress(format!("{done} of {of} embedded"))),
+            limiter: cx.limit.clone(),
+            ..Call::default()
         };
         let results = embedder.embed(texts, &call).await?;
-        for (item, result) in items.into_iter().zip(results) {
+        for (mut item, result) in items.into_iter().zip(results) {
             match result {
                 Ok(vector) => {
-                    out.items
-                        .push(with_vector(item, &vector, embedder.as_ref(), spec.as_ref()))
+                    maker.sign(&mut item.value, &vector);
+                    out.items.push(item);
                 }
                 Err(reason) => out
                     .failed
@@ -111,26 +112,47 @@ pub(crate) async fn model_of(with: &Value, cx: &Context) -> Result<Identity, Err
     Ok(embed::identify(&model, &cx.data).await?)
 }
 
-fn with_vector(
-    mut item: Item,
-    vector: &[f32],
-    embedder: &dyn Embedder,
-    spec: Option<&Value>,
-) -> Item {
-    let mut bytes = Vec::with_capacity(size_of_val(vector));
-    for number in vector {
-        bytes.extend_from_slice(&number.to_le_bytes());
-    }
-    if let Value::Object(record) = &mut item.value {
-        record.insert("vector".to_owned(), STANDARD.encode(bytes).into());
-        record.insert("dimension".to_owned(), vector.len().into());
-        record.insert("model".to_owned(), embedder.name().into());
-        record.insert("revision".to_owned(), embedder.revision().into());
-        if let Some(spec) = spec {
-            record.insert("embedder".to_owned(), spec.clone());
+/// What is embedded of an item.
+pub(super) fn text_of(item: &Value) -> Result<&str, String> {
+    let text = item.get("text").and_then(Value::as_str);
+    text.ok_or_else(|| format!("{NAME}: the item has no `text` to embed"))
+}
+
+/// The model as it is written beside its vectors.
+pub(super) struct Maker {
+    name: String,
+    revision: String,
+    /// How to open it again, where its name does not say so by itself.
+    spec: Option<Value>,
+}
+
+impl Maker {
+    pub(super) fn new(spec: &Spec, embedder: &dyn Embedder) -> Self {
+        Self {
+            name: embedder.name().to_owned(),
+            revision: embedder.revision().to_owned(),
+            spec: match spec {
+                Spec::Name(name) if name == embedder.name() => None,
+                spec => serde_json::to_value(spec.without_credentials()).ok(),
+            },
         }
     }
-    item
+
+    pub(super) fn sign(&self, item: &mut Value, vector: &[f32]) {
+        let mut bytes = Vec::with_capacity(size_of_val(vector));
+        for number in vector {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        if let Value::Object(record) = item {
+            record.insert("vector".to_owned(), STANDARD.encode(bytes).into());
+            record.insert("dimension".to_owned(), vector.len().into());
+            record.insert("model".to_owned(), self.name.as_str().into());
+            record.insert("revision".to_owned(), self.revision.as_str().into());
+            if let Some(spec) = &self.spec {
+                record.insert("embedder".to_owned(), spec.clone());
+            }
+        }
+    }
 }
 
 fn failed(item: Item, cx: &Context, error: String) -> FailedItem {

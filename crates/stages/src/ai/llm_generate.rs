@@ -53,7 +53,12 @@ struct With {
     /// Models that are asked in turn when the one before fails or cannot mend its answer.
     #[serde(default)]
     fallback: Vec<Fallback>,
-    /// Seconds that one request may take; 300 unless given.
+    /// Whether the answer is asked for in pieces, which can be watched at the worker while they come:
+    /// `GET /v1/streams/{run}/{stage}`. The run's history has the whole answer only, either way.
+    #[serde(default)]
+    stream: bool,
+    /// Seconds that one request may take, and with `stream` each piece of its answer; 300 unless
+    /// given.
     #[schemars(range(min = 1))]
     timeout_seconds: Option<NonZeroU32>,
 }
@@ -200,6 +205,7 @@ impl With {
             max_tokens: self.max_tokens.map(NonZeroU32::get),
             shape,
             repair: self.repair,
+            stream: self.stream,
         })
     }
 }

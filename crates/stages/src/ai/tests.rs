@@ -1,7 +1,7 @@
 //! The stages as a worker runs them, against a server that the test scripts.
 
 #[path = "../../../connect/tests/support/mod.rs"]
-mod support;
+pub(super) mod support;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use support::{Asked, Reply, Server};
 use tidemill_connect::artifacts::Artifacts;
+use tidemill_connect::stream::Piece;
 use tidemill_pipeline::data::{Item, Part};
 use tidemill_pipeline::task::RunRef;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{EmbedText, LlmGenerate};
 use crate::{Context, Error, ErrorKind, Stage};
 
-fn context() -> Context {
+pub(super) fn context() -> Context {
     Context {
         run: RunRef {
             id: "run-1".to_owned(),
@@ -32,6 +33,10 @@ fn context() -> Context {
         data: PathBuf::from("/nowhere"),
         cancelled: CancellationToken::new(),
         progress: Arc::new(|_| {}),
+        devices: Vec::new(),
+        item: String::new(),
+        streams: Default::default(),
+        limit: None,
     }
 }
 
@@ -52,6 +57,48 @@ fn last_message(asked: &Asked) -> String {
         .as_str()
         .expect("text")
         .to_owned()
+}
+
+#[tokio::test]
+async fn pieces_can_be_watched_and_the_result_is_the_whole() {
+    let cx = context();
+    let with = json!({
+        "prompt": "The tide fills the pond.\nWhat fills the pond?", "model": "m", "url": "fake:",
+        "stream": true,
+    });
+    let whole = LlmGenerate.call(Value::Null, with.clone(), &cx).await;
+    let whole = whole.expect("an answer");
+    assert_eq!(whole["text"], "The tide fills the pond.");
+    let watched = async |cx: &Context, name: &str| {
+        let pieces = cx.streams.read(name, 0).expect("a stream");
+        futures::StreamExt::collect::<Vec<_>>(pieces).await
+    };
+    let (text, offset) = ("The tide fills the pond.".to_owned(), 24);
+    let expected = [Piece::Text { offset, text }, Piece::Finished { offset }];
+    assert_eq!(watched(&cx, "run-1/ask").await, expected);
+
+    // An answer that is given up is told of; a call for an item has a stream of its own.
+    let cx = Context {
+        item: "doc 1".to_owned(),
+        ..cx
+    };
+    let server = Server::start(|before, _| match before {
+        0 => answer("not JSON"),
+        _ => Reply::new(503, "gone"),
+    })
+    .await;
+    let with =
+        json!({"prompt": "?", "model": "m", "url": server.url, "stream": true, "schema": {}});
+    let error = LlmGenerate.call(Value::Null, with, &cx).await;
+    let reason = error.expect_err("no answer").message;
+    assert_eq!(server.asked()[0].body["stream"], true);
+    let found = watched(&cx, "run-1/ask/doc 1").await;
+    assert_eq!(found, [Piece::Failed { offset: 9, reason }]);
+
+    let unwatched = json!({"prompt": "?", "model": "m", "url": "fake:"});
+    let cx = context();
+    let done = LlmGenerate.call(Value::Null, unwatched, &cx).await;
+    assert!(done.is_ok() && cx.streams.read("run-1/ask", 0).is_none());
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tidemill_device::Nvidia;
 use tidemill_pipeline::stage::{Kind, StageType, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
@@ -148,6 +149,19 @@ fn command(with: &With, cx: &Context) -> Result<Command, Error> {
         .env("TIDEMILL_RUN", &cx.run.id)
         .env("TIDEMILL_PIPELINE", &cx.run.pipeline)
         .env("TIDEMILL_STAGE", &cx.stage);
+    if !cx.devices.is_empty() {
+        let names = cx.devices.iter().map(|device| device.name());
+        command.env("TIDEMILL_DEVICES", names.collect::<Vec<_>>().join(","));
+        // CUDA numbers devices otherwise than the driver does.
+        let nvidia = cx
+            .devices
+            .iter()
+            .map(|device| device.as_any().downcast_ref::<Nvidia>());
+        let uuids = nvidia.map(|device| Some(device?.uuid().to_owned()));
+        if let Some(uuids) = uuids.collect::<Option<Vec<_>>>() {
+            command.env("CUDA_VISIBLE_DEVICES", uuids.join(","));
+        }
+    }
     for (name, value) in &with.env {
         if name.is_empty() || name.contains(['=', '\0']) {
             return Err(params::wrong(NAME, "env", format!("`{name}` is no name")));

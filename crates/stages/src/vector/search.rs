@@ -144,7 +144,7 @@ async fn embedded(
         return Err(params::wrong(NAME, "model", why));
     }
     tokio::select! {
-        vector = embed::embed_one(embedder.as_ref(), query) => vector.map_err(failed),
+        vector = embed::embed_one(embedder.as_ref(), query, cx.limit.clone()) => vector.map_err(failed),
         () = cx.cancelled.cancelled() => Err(Error::cancelled()),
     }
 }

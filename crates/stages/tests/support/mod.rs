@@ -28,6 +28,10 @@ pub(crate) fn context(data: &Path) -> (Context, Arc<Mutex<Vec<String>>>) {
         data: data.to_owned(),
         cancelled: CancellationToken::new(),
         progress: Arc::new(move |line| kept.lock().unwrap().push(line)),
+        devices: Vec::new(),
+        item: String::new(),
+        streams: Default::default(),
+        limit: None,
     };
     (cx, lines)
 }

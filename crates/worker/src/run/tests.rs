@@ -379,6 +379,8 @@ async fn a_result_is_used_again_when_all_is_the_same() {
         registry: runner.registry.clone(),
         store: runner.store.clone(),
         data: runner.data.clone(),
+        streams: Default::default(),
+        limits: crate::limit::Limits::new("test"),
     };
     newer.registry.add(toy.clone(), "2");
     assert!(!again(&newer, &base).await);

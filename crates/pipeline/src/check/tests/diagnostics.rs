@@ -87,6 +87,33 @@ wrong! {
     cache_not_pure, "cache-not-pure", stages("  - uses: llm.generate\n    with: { prompt: hi }\n    cache: 7d\n");
     no_fan_out, "no-fan-out", stages("  - uses: documents.load\n    with: { path: docs }\n    window: 8\n");
 
+    // What is asked of workers.
+    bad_batch_numbers, "bad-number", stages(&embed("batch: { items: 0, cost: -1 }"));
+    batch_of_none, "bad-number", stages(&embed("batch: -32"));
+    batch_not_a_size, "wrong-type", stages(&embed("batch: large"));
+    unknown_batch_key, "unknown-key", stages(&embed("batch: { item: 32, delya: 10ms }"));
+    bad_batch_delay, "bad-duration", stages(&embed("batch: { delay: 10 }"));
+    expires_before_it_is_due, "bad-batch", stages(&embed("batch: { delay: 2s, expires: 1s }"));
+    not_batched, "not-batched", stages(&format!("{LOAD}  - uses: text.split\n    batch: 32\n"));
+    bad_share, "bad-share", stages(&embed("device: { share: 0 }"));
+    share_of_several, "bad-share", stages(&embed("device: { share: 2 }"));
+    no_devices, "bad-number", stages(&embed("device: { count: 0 }"));
+    bad_memory, "bad-size", stages(&embed("device: { memory: 82 bananas }"));
+    memory_without_unit, "bad-size", stages(&embed("device: { memory: 82 }"));
+    unknown_device_key, "unknown-key", stages(&embed("device: { memroy: 82GiB }"));
+    device_not_a_mapping, "wrong-type", stages(&embed("device: 0.5"));
+    device_on_cpu, "device-on-cpu", stages(&embed("resource: cpu\n    device: { memory: 8GiB }"));
+    bad_limit, "bad-limit", stages(&embed("limit: \"{{ load.count }}\""));
+    limit_without_name, "missing-key", stages(&embed("limit: { weight: 2 }"));
+    weight_zero, "bad-number", stages(&embed("limit: { name: openai, weight: 0 }"));
+    priority_zero, "bad-number", stages(&embed("priority: 0"));
+    priority_six, "bad-number", "name: test\ndefaults: { priority: 6 }\nstages: [ { approve: ok? } ]\n";
+    batch_for_all, "unknown-key", "name: test\ndefaults: { batch: 32 }\nstages: [ { approve: ok? } ]\n";
+    batch_not_here, "key-not-here", stages("  - approve: ok?\n    batch: 32\n");
+    bad_affinity, "wrong-type", stages(&embed("affinity: 2s"));
+    no_affinity, "no-affinity", stages(&embed("affinity: { wait: 2s }\n    with: { model: m }\n    resource: cpu"));
+    no_model_to_prefer, "no-affinity", stages(&format!("{LOAD}  - uses: text.split\n    affinity: {{ wait: 2s }}\n"));
+
     // Stage types and parameters.
     unknown_stage_type, "unknown-stage-type", stages("  - uses: embed.txt\n");
     unknown_family, "unknown-stage-type", stages("  - uses: kafka.consume\n");
@@ -157,6 +184,11 @@ wrong! {
     wrong_call_input, "wrong-call-input", stages("  - call: { pipeline: ./child.yaml, with: { x: 1 } }\n");
     unknown_call_input, "unknown-call-input", stages("  - call: { pipeline: ./child.yaml, with: { x: a, y: b } }\n");
     missing_call_input, "missing-call-input", stages("  - call: ./child.yaml\n");
+}
+
+/// Stages that end with one that runs in batches and has these keys.
+fn embed(keys: &str) -> String {
+    format!("{LOAD}  - uses: text.split\n  - uses: embed.text\n    {keys}\n")
 }
 
 /// Aliases of aliases: a few lines that stand for millions of values.

@@ -1,5 +1,6 @@
 //! The check as a whole: text in, plan or findings out.
 
+mod demands;
 mod diagnostics;
 mod following;
 mod plans;

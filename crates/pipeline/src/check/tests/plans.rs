@@ -131,6 +131,20 @@ fn the_hash_is_of_the_meaning() {
     }
 }
 
+/// Runs under way are of plans that earlier versions made, and results are kept by their hashes.
+#[test]
+fn the_hash_of_a_plan_stays_as_it_is() {
+    let plan = plan(
+        "name: pinned\nstages:\n  - uses: documents.load\n    with: { path: docs }\n  \
+         - uses: text.split\n    with: { size: 800 }\n    retry: { attempts: 3, delay: 2s }\n    \
+         timeout: 10m\n    cache: 7d\n    tolerate: 1%\n",
+    );
+    assert_eq!(
+        plan.hash(),
+        "sha256:27867a7eacbd60a59089746f3bdee15bef291b369c9cb07c65a035b8539296b5"
+    );
+}
+
 #[test]
 fn a_plan_survives_json() {
     let made = plan(SEARCH);

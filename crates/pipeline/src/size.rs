@@ -1,7 +1,7 @@
-//! Sizes of memory on the command line: `512MiB`, `16GiB`, `2GB`.
+//! Sizes of memory as people write them: `512MiB`, `16GiB`, `2GB`.
 
 /// Reads a size and returns it in bytes.
-pub(crate) fn parse(text: &str) -> Result<u64, String> {
+pub fn parse(text: &str) -> Result<u64, String> {
     let wrong = || format!("{text:?} is not a size such as 512MiB, 16GiB or 2GB");
     let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
     let value: u64 = text[..digits].parse().map_err(|_| wrong())?;
@@ -23,9 +23,35 @@ pub(crate) fn parse(text: &str) -> Result<u64, String> {
         .ok_or_else(wrong)
 }
 
+/// Writes bytes as people read them: `82 GiB`, `1.5 GiB`, `512 B`.
+pub fn format(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let rounded = (value * 10.0).round() / 10.0;
+    format!("{rounded} {}", UNITS[unit])
+}
+
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use super::{format, parse};
+
+    #[test]
+    fn sizes_are_written_with_one_decimal_at_most() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (512, "512 B"),
+            (1536, "1.5 KiB"),
+            (82 << 30, "82 GiB"),
+            (1 << 50, "1024 TiB"),
+        ] {
+            assert_eq!(format(bytes), text);
+        }
+    }
 
     #[test]
     fn sizes_have_a_unit() {
