@@ -12,7 +12,7 @@ ARGS ?=
 # Tests share the cores and the build folder; side by side they would only disturb each other.
 .NOTPARALLEL:
 
-.PHONY: help build demo demo-engine test unit wire pipelines pipelines-apart pipelines-full python pyright crash crash-short bench-engine bench-pipeline bench-documents check lint fmt clippy typos deny clean
+.PHONY: help build demo demo-engine test unit wire pipelines pipelines-apart pipelines-full python pyright crash crash-short bench-engine bench-pipeline bench-accelerator bench-documents check lint fmt clippy typos deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -67,6 +67,10 @@ bench-engine: build ## What a workflow of three activities costs; the last line 
 # Overhead of pipelines: engine, interpreter and worker together, with an embedder that costs nothing.
 bench-pipeline: build ## 100,000 rows through load, split, embed, upsert; the last line is one JSON object
 	$(PYTHON) bench/pipeline/bench.py $(ARGS)
+
+# Starts runs with Temporal's client, which the environment of the tests has.
+bench-accelerator: build $(VENV)/.ready ## How busy a (simulated) accelerator is kept; the last line is one JSON object
+	$(VENV)/bin/python bench/accelerator/bench.py $(ARGS)
 
 # SOURCE is a folder of HTML, or Debian's package postgresql-doc-15, which is its measure.
 bench-documents: build ## Real pages into an index, SOURCE=...; the last line is one JSON object

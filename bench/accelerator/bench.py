@@ -1,7 +1,7 @@
 """How busy an accelerator is kept, how full its batches are, and what that costs beside a bare loop.
 
 The device is simulated (it sleeps), so that two cores suffice; engine, interpreter and workers are
-the real ones. Three measurements, each also alone by --only:
+the real ones. Five measurements, each also alone by --only:
 
 placement  200 runs of pre (waits 100 ms), inference (50 ms, one item a call), post (waits 50 ms), CPU
            stages on 16 slots of a worker of their own; beside it the same runs with one class for
@@ -11,6 +11,10 @@ mixed      1,000 runs of one item for one of two models, batches of 32 at 150 ms
 loop       the same batches in a bare loop over the device: one run that maps over 20,000 items (32 at
            20 ms), and 1,000 runs of one item each (32 at 150 ms)
 
+hog        items that come alone, with and without two tasks that keep both cores busy in the same process
+model      a real model on the CPU: the texts of a file through a pipeline, and in a bare loop; needs
+           --model FOLDER and the loop's program (`cargo build --release --example embed_loop`)
+
 The last line is one JSON object:
 
 busy            share of the time between the first and the last inference that the device computed
@@ -18,6 +22,8 @@ baseline_busy   the same with one class for everything
 fill            mean items of a batch by the most there can be
 lone_wait_ms    what items that come alone wait, on average, beyond the 10 ms that they wait for others
 ratio_to_loop   the bare loop's time by ours, the smaller of the two
+hog_delay_ms    by how much busy cores delay what goes from the queue to the device, on average
+model_ratio     the bare loop's time by that of the pipeline
 cpu_ms_per_item CPU of all our processes per item, milliseconds, the larger of the two
 """
 
@@ -148,7 +154,11 @@ class Fleet:
         offers.write_text(ONE_DEVICE.format(slots=device_slots))
         self.metrics = f"127.0.0.1:{free_port()}"
         self.server.worker(
-            "--offers", str(offers), "--no-interpreter", "--metrics-listen", self.metrics
+            "--offers",
+            str(offers),
+            "--no-interpreter",
+            "--metrics-listen",
+            self.metrics,
         )
 
     def plan(self, text: str) -> Any:
@@ -162,10 +172,17 @@ class Fleet:
 
     def waited(self) -> float:
         """Seconds that all items so far waited for their batches."""
+        return self.metric("tidemill_batch_wait_seconds_total")
+
+    def dispatched(self) -> float:
+        """The same, and what their tasks waited in the queue before."""
+        name = 'tidemill_task_schedule_to_start_seconds_sum{class="accelerator"}'
+        return self.waited() + self.metric(name)
+
+    def metric(self, name: str) -> float:
         with urllib.request.urlopen(f"http://{self.metrics}/metrics") as answer:
             lines = answer.read().decode().splitlines()
-        waits = [line for line in lines if line.startswith("tidemill_batch_wait_seconds_total")]
-        return sum(float(line.split()[-1]) for line in waits)
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
     async def client(self) -> Client:
         runtime = Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter="error")))
@@ -178,13 +195,7 @@ class Fleet:
         begun = time.monotonic()
 
         async def start(at: int) -> None:
-            await client.start_workflow(
-                "tidemill.pipeline",
-                {"plan": checked["plan"], "inputs": inputs[at]},
-                id=f"{name}-{at}",
-                task_queue="tidemill-pipelines",
-                memo={"pipeline": name, "plan": checked["hash"]},
-            )
+            await self.start(client, checked, f"{name}-{at}", inputs[at])
 
         await for_all(range(len(inputs)), start)
         query = f"WorkflowId STARTS_WITH '{name}-' AND ExecutionStatus = 'Running'"
@@ -197,6 +208,15 @@ class Fleet:
             return result["outputs"]
 
         return seconds, await for_all(range(len(inputs)), outputs)
+
+    async def start(self, client: Client, checked: Any, run: str, inputs: dict[str, Any]) -> None:
+        await client.start_workflow(
+            "tidemill.pipeline",
+            {"plan": checked["plan"], "inputs": inputs},
+            id=run,
+            task_queue="tidemill-pipelines",
+            memo={"pipeline": run, "plan": checked["hash"]},
+        )
 
     async def warm(self, client: Client, checked: Any, inputs: dict[str, Any]) -> None:
         """One run, so that nothing is met for the first time when it counts."""
@@ -322,6 +342,90 @@ async def loop_runs(runs: int) -> dict[str, Any]:
         fleet.server.stop()
 
 
+HOG = """
+name: hog
+stages:
+  - uses: simulate.work
+    with: { compute: 60s }
+"""
+EMBED = """
+name: embed
+inputs: { rows: string, model: string }
+stages:
+  - uses: documents.load
+    with: { path: "{{ inputs.rows }}", part: { items: 256 } }
+  - uses: text.split
+  - uses: embed.text
+    window: 3
+    with: { model: "{{ inputs.model }}" }
+"""
+
+
+async def hog() -> dict[str, Any]:
+    """All in one process, as on a laptop."""
+    metrics = f"127.0.0.1:{free_port()}"
+    fleet = Fleet.__new__(Fleet)
+    fleet.metrics = metrics
+    options = [
+        "--offer",
+        "cpu=2",
+        "--offer",
+        "accelerator:device=sim:0,slots=8,serve=m",
+    ]
+    fleet.server = Server(*options, "--metrics-listen", metrics)
+    try:
+        client = await fleet.client()
+        checked = fleet.plan(single("1ms"))
+        await fleet.warm(client, checked, {"n": 0, "model": "m"})
+
+        async def delay(name: str) -> float:
+            before = fleet.dispatched()
+            for n in range(LONE):
+                await fleet.runs(client, checked, f"{name}-{n}", [{"n": n, "model": "m"}])
+            return (fleet.dispatched() - before) / LONE
+
+        quiet = await delay("quiet")
+        hogs = fleet.plan(HOG)
+        for n in range(2):
+            await fleet.start(client, hogs, f"hog-{n}", {})
+        await asyncio.sleep(1)
+        busy = await delay("busy")
+        return {
+            "dispatch_ms": round(1000 * quiet, 2),
+            "dispatch_beside_hogs_ms": round(1000 * busy, 2),
+            "hog_delay_ms": round(1000 * (busy - quiet), 2),
+        }
+    finally:
+        fleet.server.stop()
+
+
+async def real_model(model: Path, texts: int) -> dict[str, Any]:
+    server = Server()
+    try:
+        rows = server.folder / "rows.jsonl"
+        line = "The tide comes in twice a day, fills the pond and turns the wheel, number {}."
+        rows.write_text("".join(json.dumps({"text": line.format(n)}) + "\n" for n in range(texts)))
+        program = BINARY.parent / "examples" / "embed_loop"
+        pipeline = server.folder / "embed.yaml"
+        pipeline.write_text(EMBED)
+        server.run(pipeline, "warm", {"rows": rows, "model": model.resolve()})
+        # In turn, and the best of each: what else the machine does falls on either.
+        bare, seconds = float("inf"), float("inf")
+        for turn in range(3):
+            answer = subprocess.check_output([str(program), str(model.resolve()), str(rows)])
+            bare = min(bare, float(answer))
+            inputs = {"rows": rows, "model": model.resolve()}
+            seconds = min(seconds, server.run(pipeline, f"embed-{turn}", inputs))
+        return {
+            "model_texts": texts,
+            "model_loop_seconds": round(bare, 2),
+            "model_seconds": round(seconds, 2),
+            "model_ratio": round(bare / seconds, 4),
+        }
+    finally:
+        server.stop()
+
+
 def bare_loop(calls: int, latency: float) -> float:
     """The device's calls one after another, with nothing around them."""
     begun = time.monotonic()
@@ -344,6 +448,10 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         figures["cpu_ms_per_item"] = max(
             figures["map_cpu_ms_per_item"], figures["runs_cpu_ms_per_item"]
         )
+    if arguments.only in (None, "hog"):
+        figures |= await hog()
+    if arguments.model is not None and arguments.only in (None, "model"):
+        figures |= await real_model(arguments.model, 200 if small else 4000)
     return figures
 
 
@@ -351,7 +459,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=["placement", "mixed", "loop"])
+    parser.add_argument("--only", choices=["placement", "mixed", "loop", "hog", "model"])
+    parser.add_argument("--model", type=Path, help="folder of a sentence-transformers BERT")
     parser.add_argument("--small", action="store_true", help="a tenth of it, to see that it runs")
     figures = asyncio.run(measure(parser.parse_args()))
     print(json.dumps(figures))
