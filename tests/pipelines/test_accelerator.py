@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
+import random
 import subprocess
+import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
-from conftest import BINARY, Up, eventually
+from conftest import BINARY, Up, eventually, free_port
 from engine_client import connect, for_all
 from history import events
 
@@ -205,15 +208,14 @@ def test_what_no_worker_can_ever_do_is_refused_at_once(
     eventually(refused)
 
 
-def test_models_stay_with_their_workers_and_a_stall_spills(
-    launch: Callable[..., Up],
-) -> None:
+def test_models_stay_with_their_workers_until_these_are_full(launch: Callable[..., Up]) -> None:
     up = launch("--offer", "cpu=2")
     # Nothing is to spill because this machine is slow.
     patient = checked(up, single(policy="affinity: { wait: 60s }"))
-    offers = {name: f"{DEVICE},serve={name}" for name in "ab"}
+    slots, address = 8, f"127.0.0.1:{free_port()}"
+    offers = {name: f"{DEVICE},slots={slots},serve={name}" for name in "ab"}
     with (
-        worker(up, "a", "--offer", offers["a"]) as a,
+        worker(up, "a", "--offer", offers["a"], "--metrics-listen", address),
         worker(up, "b", "--offer", offers["b"]),
     ):
         runs = {f"run-{n}": {"n": n, "model": "ab"[n % 2]} for n in range(40)}
@@ -222,13 +224,18 @@ def test_models_stay_with_their_workers_and_a_stall_spills(
         for name in "ab":
             loaded = (up.folder / f"{name}.log").read_text().count("model loaded")
             assert loaded <= 1, f"worker {name} loaded {loaded} models"
-        # Worker a stands still; what is for its model goes to the other after a while.
-        a.send_signal(signal.SIGSTOP)
-        try:
-            start(up, checked(up, single()), {"spilled": {"n": 1, "model": "a"}})
-            assert outcomes(up, {"spilled": 1})["spilled"]["n"] == 1
-        finally:
-            a.send_signal(signal.SIGCONT)
+
+        # All slots of worker a are taken; what is for its model goes to the other after a while.
+        long = checked(up, single("latency: 10s", "affinity: { wait: 60s }"))
+        busy = {f"busy-{n}": {"n": n, "model": "a"} for n in range(slots)}
+        start(up, long, busy)
+        eventually(lambda: metric(address, "tidemill_slots_used") == slots)
+        # A few it still takes, by polls that were open already.
+        spilled = {f"spilled-{n}": {"n": n, "model": "a"} for n in range(3 * slots)}
+        start(up, checked(up, single()), spilled)
+        eventually(lambda: any(done(up, run) for run in spilled))
+        assert not any(done(up, run) for run in busy)
+        assert (up.folder / "b.log").read_text().count("model loaded") == 2
 
 
 def test_a_killed_worker_loses_nothing_and_repeats_only_what_was_not_done(
@@ -308,7 +315,7 @@ def test_wrong_demands_are_refused_with_their_place(up: Up, policy: str, said: s
     assert "pipeline.yaml:10" in answer.err, answer.err
 
 
-def test_a_model_folder_that_is_none_and_an_address_that_answers_html(up: Up) -> None:
+def test_a_model_folder_that_is_none_is_refused(up: Up) -> None:
     embed = """
 name: embed
 stages:
@@ -326,3 +333,85 @@ stages:
     assert answer.code != 0
     assert "empty" in answer.err + answer.out
     assert "config.json" in answer.err + answer.out
+
+
+def test_a_server_that_answers_html_is_refused_at_once(up: Up) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            page = b"<!doctype html><html><body>Welcome</body></html>"
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        file = up.write(f"""
+name: ask
+stages:
+  - uses: llm.generate
+    id: ask
+    with: {{ url: "{url}", model: m, prompt: hello }}
+""")
+        answer = up.command("run", file, "--id", "ask")
+    finally:
+        server.shutdown()
+        thread.join()
+    assert answer.code == 8, answer.out
+    assert "HTML" in answer.err, answer.err
+    assert url in answer.err, answer.err
+    assert attempts(up, "ask") == [1]
+
+
+def test_whatever_is_killed_no_slot_and_no_device_stays_taken(
+    launch: Callable[..., Up], full: bool, draw: random.Random
+) -> None:
+    up = launch("--offer", "cpu=2")
+    plan = checked(
+        up,
+        single(
+            "latency: 20ms, most_items: 7, short_calls: 1",
+            "batch: { items: 32, delay: 50ms }\n    retry: { attempts: 8, delay: 10ms }",
+        ),
+    )
+    rounds = 100 if full else 3
+    address = f"127.0.0.1:{free_port()}"
+    offer = ["--offer", DEVICE, "--metrics-listen", address]
+    kills = 0
+    for number in range(rounds):
+        runs = {
+            f"round-{number}-{n}": {"n": n, "model": f"m{number}", "poison": n == 7}
+            for n in range(32)
+        }
+        start(up, plan, runs)
+        with worker(up, "victim", *offer) as victim:
+            time.sleep(draw.uniform(0.05, 0.6))
+            victim.kill()
+            victim.wait()
+            kills += 1
+        with worker(up, "survivor", *offer):
+            results = outcomes(up, runs)
+            bad = {run for run, output in results.items() if isinstance(output, Exception)}
+            assert bad == {f"round-{number}-7"}, bad
+            assert all(results[run]["batch"] <= 7 for run in runs if run not in bad)
+
+            def nothing_is_held() -> bool:
+                return metric(address, "tidemill_slots_used") == 0
+
+            eventually(nothing_is_held)
+            assert metric(address, "tidemill_batch_queue") == 0
+    print(json.dumps({"rounds": rounds, "kills": kills}))
+
+
+def metric(address: str, name: str) -> float:
+    with urllib.request.urlopen(f"http://{address}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name + "{"))

@@ -77,6 +77,15 @@ def test_every_command_with_json_gives_json(up: Up) -> None:
     (collected,) = run("gc", "--dry-run")
     assert collected["dry_run"] is True
 
+    run("limit set", "provider", "--tokens-per-minute", "1000")
+    (limit,) = run("limit show", "provider")
+    assert "1000" in json.dumps(limit)
+    (limits,) = run("limit list")
+    assert "provider" in json.dumps(limits)
+    run("limit remove", "provider")
+    (queues,) = run("queues")
+    assert "cpu" in json.dumps(queues)
+
     (listed,) = run("workflow list", *address)
     assert "one" in json.dumps(listed)
     (count,) = run("workflow count", *address)
