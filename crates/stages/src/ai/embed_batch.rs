@@ -14,6 +14,9 @@ use crate::batched::{Batched, Loaded, Model, Place, Plan, limits};
 use crate::records::sha256;
 use crate::{Context, Error, params};
 
+/// Requests to one server at a time, from one worker.
+const REQUESTS: usize = 4;
+
 /// Characters of a token, about, in the languages that models know best.
 const TOKEN_CHARS: usize = 4;
 
@@ -44,6 +47,8 @@ impl Batched for EmbedText {
                 items: with.batch.map_or(BATCH, std::num::NonZeroUsize::get),
                 cost: weights.map(|_| BATCH_TOKENS as u64),
                 padded: true,
+                // A server behind an address takes several requests at a time.
+                lanes: if weights.is_some() { 1 } else { REQUESTS },
                 ..limits()
             },
             model: weights.map(|bytes| Model {
