@@ -335,6 +335,29 @@ stages:
     assert "config.json" in answer.err + answer.out
 
 
+def test_a_pause_for_want_of_memory_leaves_the_worker_and_its_tasks_alone(
+    launch: Callable[..., Up],
+) -> None:
+    up = launch("--offer", "cpu=1")
+    half = "device: { share: 0.5 }"
+    long = checked(up, single("latency: 8s", half))
+    short = checked(up, single("short_calls: 1", half))
+    with worker(up, "only", "--offer", DEVICE):
+        # It outlasts the pause, and so does the queue that brought it; another is polled by then.
+        start(up, long, {"long": {"n": 1, "model": "long"}})
+        eventually(lambda: "model loaded" in (up.folder / "only.log").read_text())
+        start(up, short, {"short": {"n": 2, "model": "short"}})
+        results = outcomes(up, {"long": 1, "short": 2})
+        assert (results["long"]["n"], results["short"]["n"]) == (1, 2)
+        assert max(attempts(up, "long")) == 1
+        # Had the worker begun anew, tasks that run would be handed back.
+        start(up, checked(up, single()), {"after": {"n": 3, "model": "m"}})
+        assert outcomes(up, {"after": 3})["after"]["n"] == 3
+        log = (up.folder / "only.log").read_text()
+    assert "short of memory" in log
+    assert log.count("worker serves") == 1, log
+
+
 def test_a_server_that_answers_html_is_refused_at_once(up: Up) -> None:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -37,7 +37,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ),
     ("tidemill-pipeline", &[]),
     ("tidemill-connect", &["tidemill-pipeline"]),
-    ("tidemill-device", &[]),
+    ("tidemill-device", &["tidemill-pipeline"]),
     (
         "tidemill-stages",
         &["tidemill-pipeline", "tidemill-connect", "tidemill-device"],

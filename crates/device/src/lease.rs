@@ -22,7 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admit::{Pinned, Wanted};
 use crate::ledger::Ledger;
-use crate::{Device, size};
+use tidemill_pipeline::size;
+
+use crate::Device;
 use state::State;
 
 /// What a task or a batch asks for. All of it is granted at once or nothing is.

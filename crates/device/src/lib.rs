@@ -1,8 +1,9 @@
 //! Devices and what has to be known to keep them busy: who holds them, which models they hold, and
 //! how items of many runs become one call.
 //!
-//! It speaks to devices and to nothing else: no protocol, no pipeline, no store. Everything in it
-//! runs on a [simulated](simulated::Simulated) device as on a real one.
+//! It speaks to devices and to nothing else: no protocol, no store, and of pipelines only the way in
+//! which sizes are written. Everything in it runs on a [simulated](simulated::Simulated) device as
+//! on a real one.
 //!
 //! One call on its way: tasks [submit](batch::Batcher::submit) their items → the batcher gathers
 //! those of one key, and asks to be [admitted](batch::Execute::admit) → the model is
@@ -18,7 +19,6 @@ pub mod ledger;
 pub mod model;
 mod nvml;
 pub mod simulated;
-pub mod size;
 
 pub use admit::{Admission, AdmitError, Admitted};
 pub use cpu::Cpu;

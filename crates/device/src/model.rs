@@ -23,7 +23,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 
 use crate::ledger::{Ledger, Promise};
-use crate::{Device, size};
+use tidemill_pipeline::size;
+
+use crate::Device;
 use load::Outcome;
 pub(crate) use load::{Joined, Loading};
 use room::Waiter;

@@ -15,7 +15,9 @@ use tokio::time::{Instant, sleep};
 
 pub use settings::Settings;
 
-use crate::{Device, Error, Memory, size};
+use tidemill_pipeline::size;
+
+use crate::{Device, Error, Memory};
 
 /// A simulated device. Clones are the same device. It computes one call at a time; calls that come
 /// together wait in turn.

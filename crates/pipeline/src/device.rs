@@ -83,7 +83,7 @@ pub fn refusal(stage: &str, class: &str, asked: &Device, workers: &[Worker]) -> 
         .iter()
         .map(|worker| {
             let devices = worker.devices.iter().map(|device| {
-                let memory = size::format(device.memory);
+                let memory = size::down(device.memory);
                 match device.memory {
                     0 => device.name.clone(),
                     _ => format!("{} {memory}", device.name),
@@ -104,7 +104,7 @@ pub fn refusal(stage: &str, class: &str, asked: &Device, workers: &[Worker]) -> 
 fn describe(asked: &Device) -> String {
     let share = asked.share;
     let part = share < 1.0;
-    let memory = size::format(asked.memory);
+    let memory = size::up(asked.memory);
     let (what, each) = match asked.count {
         1 if part => (format!("{share} of a device"), ""),
         1 => ("1 device".to_owned(), ""),

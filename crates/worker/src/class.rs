@@ -11,6 +11,7 @@ use tidemill_pipeline::device::Advertised;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
@@ -130,11 +131,12 @@ impl ServingClass {
         let mut of_models = self.class.devices.queues();
         let mut polled: BTreeMap<String, CancellationToken> = BTreeMap::new();
         let mut queues = JoinSet::new();
-        let mut paused = false;
+        let mut paused_until: Option<Instant> = None;
         while !self.stop.is_cancelled() {
-            let wanted = match paused {
-                true => BTreeSet::new(),
-                false => self.wanted(&of_models.borrow_and_update()),
+            let of_models_now = of_models.borrow_and_update().clone();
+            let wanted = match paused_until {
+                Some(_) => BTreeSet::new(),
+                None => self.wanted(of_models_now),
             };
             polled.retain(|name, stop| {
                 let keep = wanted.contains(name);
@@ -146,7 +148,7 @@ impl ServingClass {
             for name in wanted {
                 if let Entry::Vacant(entry) = polled.entry(name.clone()) {
                     let stop = self.stop.child_token();
-                    queues.spawn(self.poll(name, stop.clone())?);
+                    queues.spawn(self.poll(&name, stop.clone())?);
                     entry.insert(stop);
                 }
             }
@@ -154,36 +156,38 @@ impl ServingClass {
                 () = self.stop.cancelled() => {}
                 _ = of_models.changed() => {}
                 Some(ended) = queues.join_next() => {
+                    let told = ended.map_err(|e| format!("polling failed: {e}"))?;
                     // By itself a queue ends only when the engine is gone for good.
-                    let name: String = ended.map_err(|e| format!("polling failed: {e}"))?;
-                    if polled.get(&name).is_some_and(|stop| !stop.is_cancelled()) {
+                    if !told {
                         self.stop.cancel();
                     }
                 }
-                () = self.class.shortage.notified(), if !paused && !self.advertised.is_empty() => {
+                () = self.class.shortage.notified(),
+                    if paused_until.is_none() && !self.advertised.is_empty() =>
+                {
                     info!(class = self.name, "a device is short of memory: no tasks are taken for {} s",
                         SHORTAGE_PAUSE.as_secs());
-                    paused = true;
+                    paused_until = Some(Instant::now() + SHORTAGE_PAUSE);
                 }
-                () = tokio::time::sleep(SHORTAGE_PAUSE), if paused => paused = false,
+                () = until(paused_until), if paused_until.is_some() => paused_until = None,
             }
         }
         while queues.join_next().await.is_some() {}
         Ok(())
     }
 
-    fn wanted(&self, of_models: &BTreeSet<String>) -> BTreeSet<String> {
-        let mut wanted = of_models.clone();
-        wanted.insert(self.name.clone());
-        wanted
+    fn wanted(&self, mut of_models: BTreeSet<String>) -> BTreeSet<String> {
+        of_models.insert(self.name.clone());
+        of_models
     }
 
-    /// Takes the tasks of one queue until told to stop; ends with its name when all have ended.
+    /// Takes the tasks of one queue until told to stop. Ends when all of them have, and says whether it
+    /// was told: by then the queue may be polled anew under the same name.
     fn poll(
         &self,
-        name: String,
+        name: &str,
         stop: CancellationToken,
-    ) -> Result<impl Future<Output = String> + Send + use<>, String> {
+    ) -> Result<impl Future<Output = bool> + Send + use<>, String> {
         let has_devices = !self.advertised.is_empty();
         let serving = Serving {
             slots: &self.class.slots,
@@ -195,13 +199,21 @@ impl ServingClass {
             },
             grace: self.grace,
         };
-        let queue = self.engine.queue(&name, &serving)?;
+        let queue = self.engine.queue(name, &serving)?;
         debug!(queue = name, "polled");
         let (class, stopping) = (self.class.clone(), self.stop.clone());
+        let name = name.to_owned();
         Ok(async move {
-            poll(&name, class, queue, stop, stopping).await;
-            name
+            poll(&name, class, queue, stop.clone(), stopping).await;
+            stop.is_cancelled()
         })
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

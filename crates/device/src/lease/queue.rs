@@ -13,7 +13,7 @@ use super::state::{Held, State, WHOLE, Waiter};
 use super::{Answer, Holder, Lease, Leases, Never, Request};
 use crate::admit::{Pinned, Wanted};
 use crate::ledger::{Ledger, Promise};
-use crate::size;
+use tidemill_pipeline::size;
 
 /// How often a device is asked for its memory while somebody waits for that: other processes do not
 /// tell when they free some.

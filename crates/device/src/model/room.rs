@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{Entry, Key, Models, Ready, State};
 use crate::ledger::Promise;
-use crate::size;
+use tidemill_pipeline::size;
 
 /// How long models that have to go are still given to new users: it is cheaper to finish what
 /// needs them than to load them again.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::size;
+use tidemill_pipeline::size;
 
 /// Times and sizes of a simulated device. A call of n items takes `latency` + n × `per_item`, and
 /// n × `item_memory` bytes while it computes.

@@ -1,6 +1,7 @@
 use tidemill_device::Device;
 use tidemill_device::simulated::{Injection, Settings, Simulated};
 
+use super::figures::{BATCHERS_MAX, OTHERS};
 use super::*;
 use crate::slots::Gate;
 

@@ -388,7 +388,7 @@ fn worker(beat: WorkerHeartbeat) -> Worker {
         let device = Advertised::from_plugin(&plugin.name, &plugin.version)?;
         let memory = match device.memory {
             0 => String::new(),
-            bytes => format!(" {}", size::format(bytes)),
+            bytes => format!(" {}", size::down(bytes)),
         };
         Some(format!("{}{memory}", device.name))
     });

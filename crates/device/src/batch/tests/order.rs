@@ -74,7 +74,7 @@ async fn the_oldest_is_always_in_the_next_batch() {
             assert!(batch.contains(&waiting[0]), "{waiting:?} {batch:?}");
             waiting.retain(|value| !batch.contains(value));
         }
-        assert_eq!(waiting, []);
+        assert_eq!(waiting, Vec::<u64>::new());
     }
 }
 
