@@ -2,7 +2,10 @@
 
 CARGO ?= cargo
 PYTHON ?= python3
+# The one for MLServer, which takes none newer than 3.12.
+OIP_PYTHON ?= $(PYTHON)
 VENV := .venv
+OIP_VENV := .venv-oip
 BIN := target/release/tidemill
 MODEL := .models/all-MiniLM-L6-v2
 
@@ -30,7 +33,7 @@ demo-engine: build $(VENV)/.ready ## Run a workflow, kill -9 the engine in the m
 
 test: build unit wire pipelines pipelines-apart python crash-short ## Everything that has to pass: Rust, real SDKs over the wire, the Python package, crashes
 
-unit: $(VENV)/.ready $(MODEL)/.ready ## The Rust tests, the official Rust SDK's among them
+unit: $(VENV)/.ready $(OIP_VENV)/.ready $(MODEL)/.ready ## The Rust tests, the official Rust SDK's among them
 	$(CARGO) test --release --locked --workspace
 
 wire: build $(VENV)/.ready ## The official Python SDK and raw protocol calls against the binary
@@ -101,13 +104,23 @@ deny: ## Licences, advisories, sources and bans of the dependency tree
 	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check
 
-clean: ## Remove what was built, the Python environment included
+clean: ## Remove what was built, the Python environments included
 	$(CARGO) clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(OIP_VENV)
 
 $(VENV)/.ready: tests/wire/requirements.txt tests/servers/requirements.txt tests/pipelines/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(patsubst %,-r %,$^)
+	touch $@
+
+# MLServer takes 330 MB, and an older protobuf than the other servers.
+$(OIP_VENV)/.ready: tests/servers/oip-requirements.txt
+	@$(OIP_PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || { \
+		echo "MLServer, which tests of the Open Inference Protocol need, takes Python 3.10 to 3.12, and" \
+			"$(OIP_PYTHON) is none of them: name one with make OIP_PYTHON=python3.12" >&2; exit 1; }
+	rm -rf $(OIP_VENV)
+	$(OIP_PYTHON) -m venv $(OIP_VENV)
+	$(OIP_VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
 # Some 90 MB, once. Tests look for it here, or where TIDEMILL_TEST_MODEL says.

@@ -1,5 +1,6 @@
-//! The Open Inference Protocol against MLServer, over HTTP and gRPC. It needs 300 MB of Python, so it
-//! runs where someone has started `tests/servers/oip.py`.
+//! The Open Inference Protocol against MLServer, over HTTP and gRPC.
+
+use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 use tidemill_connect::embed::{self, Call, Spec};
@@ -7,11 +8,16 @@ use tidemill_connect::inference::oip::{Oip, Protocol};
 use tidemill_connect::inference::tensor::{Datatype, Tensor};
 use tidemill_connect::inference::{Endpoint, ErrorKind, TensorRequest};
 
+#[path = "support/servers.rs"]
+mod servers;
+
+use servers::Server;
+
 /// The server's addresses, with how to speak to each.
 fn servers() -> [(Protocol, String); 2] {
-    let urls = std::env::var("TIDEMILL_TEST_OIP")
-        .expect("TIDEMILL_TEST_OIP has the two addresses that tests/servers/oip.py prints");
-    let (http, grpc) = urls.trim().split_once(' ').expect("two addresses");
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    let server = SERVER.get_or_init(|| Server::start(".venv-oip", "oip", "TIDEMILL_TEST_OIP"));
+    let (http, grpc) = server.url.split_once(' ').expect("two addresses");
     [
         (Protocol::Http, http.to_owned()),
         (Protocol::Grpc, grpc.to_owned()),
@@ -23,7 +29,6 @@ fn open(url: &str, protocol: Protocol) -> Oip {
 }
 
 #[tokio::test]
-#[ignore = "needs MLServer: see tests/servers/oip.py"]
 async fn a_server_says_what_it_has() {
     for (protocol, url) in servers() {
         let server = open(&url, protocol);
@@ -43,7 +48,6 @@ async fn a_server_says_what_it_has() {
 }
 
 #[tokio::test]
-#[ignore = "needs MLServer: see tests/servers/oip.py"]
 async fn tensors_of_every_type_come_back_as_they_went() {
     let rows = [
         (Datatype::Bool, json!([[true, false]])),
@@ -84,7 +88,6 @@ async fn tensors_of_every_type_come_back_as_they_went() {
 }
 
 #[tokio::test]
-#[ignore = "needs MLServer: see tests/servers/oip.py"]
 async fn texts_are_embedded_and_a_bad_one_fails_alone() {
     for (protocol, url) in servers() {
         let spec: Value = json!({"v2": {"url": url, "model": "lengths", "protocol": protocol}});
@@ -109,7 +112,6 @@ async fn texts_are_embedded_and_a_bad_one_fails_alone() {
 }
 
 #[tokio::test]
-#[ignore = "needs MLServer: see tests/servers/oip.py"]
 async fn errors_say_what_they_are() {
     let texts = |texts: &[&str]| TensorRequest {
         model: "lengths".to_owned(),

@@ -27,6 +27,7 @@ mod record_writer;
 mod retention;
 pub mod search_attributes;
 mod shard;
+mod sticky;
 mod timers;
 mod token;
 mod waiters;
@@ -112,6 +113,7 @@ impl Server {
             tokio::spawn(timers::read_ahead(core.clone())),
             tokio::spawn(outbox::resume(core.clone())),
             tokio::spawn(retention::run(core.clone())),
+            tokio::spawn(sticky::give_up_abandoned(core.clone())),
         ];
         let background = Background { tasks, actors };
         Ok(Self {

@@ -8,14 +8,14 @@ use tidemill_proto::api::workflowservice::v1::{
     ListWorkersRequest, ListWorkersResponse, RecordWorkerHeartbeatRequest,
     RecordWorkerHeartbeatResponse, ShutdownWorkerRequest, ShutdownWorkerResponse,
 };
-use tidemill_store::{QueueName, StoredTask};
+use tidemill_store::QueueName;
 use tokio::time::Instant;
 
 use super::Call;
 use crate::Server;
-use crate::commit::{ACTIVITY_QUEUE, WORKFLOW_QUEUE};
+use crate::commit::WORKFLOW_QUEUE;
 use crate::namespaces::Namespace;
-use crate::shard::Target;
+use crate::sticky;
 use crate::workers::{Query, Worker};
 
 /// Workers in a page at most, and when the caller does not say.
@@ -126,31 +126,21 @@ impl Server {
             request.worker_heartbeat,
             Instant::now(),
         );
-        let name = |name: &str, kind| QueueName {
-            namespace: namespace.id,
-            name: name.into(),
-            kind,
-        };
-        let polled = [
-            name(&request.task_queue, WORKFLOW_QUEUE),
-            name(&request.task_queue, ACTIVITY_QUEUE),
-            name(&request.sticky_task_queue, WORKFLOW_QUEUE),
-        ];
         self.core
             .matching
-            .end_polls_of(&request.worker_instance_key, &polled);
+            .end_polls_of(&request.worker_instance_key);
         if !request.sticky_task_queue.is_empty() {
             let queue = QueueName {
                 namespace: namespace.id,
                 name: request.sticky_task_queue.as_str().into(),
                 kind: WORKFLOW_QUEUE,
             };
-            let (server, namespace) = (self.clone(), namespace.clone());
+            let (core, namespace) = (self.core.clone(), namespace.clone());
             // Apart from the call: its caller may go away, and the tasks are in nobody's hands
             // until they are in their next queue.
             let moved = self.core.runtime.spawn(async move {
-                for task in server.core.matching.unload(&queue) {
-                    server.to_normal_queue(&namespace, task).await;
+                for task in core.matching.unload(&queue) {
+                    sticky::to_normal_queue(&core, &namespace, task).await;
                 }
             });
             moved.await.map_err(|error| {
@@ -164,29 +154,6 @@ impl Server {
     /// ever matched with.
     pub async fn worker_left(&self, instance: &str) {
         self.core.matching.left(instance).await;
-    }
-
-    async fn to_normal_queue(&self, namespace: &Namespace, task: StoredTask) {
-        match self
-            .core
-            .shards
-            .read(Target::of(namespace, &task.owner))
-            .await
-        {
-            Ok(view) => {
-                let name = QueueName {
-                    name: view.run.task_queue().into(),
-                    ..task.task.key.queue.clone()
-                };
-                self.core.matching.add_to(&name, task);
-            }
-            // The run was deleted, and its tasks with it.
-            Err(Error::NotFound(_)) => {}
-            Err(error) => {
-                tracing::warn!(%error, workflow_id = %task.owner.workflow_id, "a task stays on its sticky queue until that times out");
-                self.core.matching.requeue(task);
-            }
-        }
     }
 }
 

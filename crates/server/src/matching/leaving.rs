@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tidemill_store::QueueName;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -59,18 +58,17 @@ impl Leaving {
 }
 
 impl Matching {
-    /// A worker begins to shut down: its polls of these queues end empty, and so do those that
-    /// arrive from now on, of any queue.
-    pub fn end_polls_of(&self, instance: &str, queues: &[QueueName]) {
+    /// A worker begins to shut down: its polls end empty, and so do those that arrive from now on, of
+    /// any queue. It need not name its queues, of which it may not know all: the name of a sticky
+    /// queue is the secret of an SDK's core.
+    pub fn end_polls_of(&self, instance: &str) {
         if instance.is_empty() {
             return;
         }
         // First: a poll that begins sees it, or is seen below.
         self.inner.leaving.insert(instance, Instant::now());
-        for queue in queues {
-            if let Some(queue) = self.find(queue) {
-                queue.end_polls_of(&mut queue.lock(), instance);
-            }
+        for queue in self.loaded() {
+            queue.end_polls_of(&mut queue.lock(), instance);
         }
     }
 
@@ -117,13 +115,13 @@ mod tests {
         let mut left = Box::pin(rig.matching.left("a"));
         assert!(look(&mut leaves).is_none() && look(&mut stays).is_none());
         assert!(look(&mut unnamed).is_none() && look(&mut left).is_none());
-        rig.matching.end_polls_of("", std::slice::from_ref(&q));
+        rig.matching.end_polls_of("");
         assert!(look(&mut unnamed).is_none());
-        rig.matching.end_polls_of("a", std::slice::from_ref(&q));
+        rig.matching.end_polls_of("a");
         assert!(leaves.await.unwrap().is_none());
         left.await;
         // One that was on its way, with a task that waits.
-        rig.matching.end_polls_of("c", &[]);
+        rig.matching.end_polls_of("c");
         assert!(rig.add("q", 3, 1));
         assert_eq!(seq_of(&stays.await.unwrap().unwrap()), 1);
         for instance in ["a", "c"] {
@@ -145,7 +143,7 @@ mod tests {
         let mut poll = Box::pin(rig.matching.poll(&q, poll_of("a")));
         assert!(look(&mut poll).is_none());
         assert!(rig.add("q", 3, 1));
-        rig.matching.end_polls_of("a", std::slice::from_ref(&q));
+        rig.matching.end_polls_of("a");
         assert_eq!(seq_of(&poll.await.unwrap().unwrap()), 1);
     }
 

@@ -261,13 +261,16 @@ impl Matching {
     /// Ends all polls and queries at once, and all that come later.
     pub fn shutdown(&self) {
         self.inner.closed.store(true, Ordering::SeqCst);
-        for shard in &self.inner.shards {
-            let queues: Vec<_> = shard.lock().values().cloned().collect();
-            for queue in queues {
-                queue.close(&mut queue.lock());
-            }
+        for queue in self.loaded() {
+            queue.close(&mut queue.lock());
         }
         self.inner.queries.stop();
+    }
+
+    /// All queues in memory, a shard at a time: none is locked while its queues are gone through.
+    fn loaded(&self) -> impl Iterator<Item = Arc<Queue>> {
+        let shards = self.inner.shards.iter();
+        shards.flat_map(|shard| shard.lock().values().cloned().collect::<Vec<_>>())
     }
 
     fn env(&self) -> &Arc<Env> {
