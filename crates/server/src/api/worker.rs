@@ -1,5 +1,7 @@
 //! The inventory of workers, and workers that take their leave (contract 8.6).
 
+use std::time::Duration;
+
 use prost::Message;
 use tidemill_engine::Error;
 use tidemill_proto::api::worker::v1::{WorkerHeartbeat, WorkerInfo, WorkerListInfo};
@@ -20,6 +22,9 @@ use crate::workers::{Query, Worker};
 
 /// Workers in a page at most, and when the caller does not say.
 const PAGE_MAX: usize = 1000;
+
+/// How long a worker that leaves waits at most until its polls are answered.
+const LEAVE: Duration = Duration::from_secs(1);
 
 /// Where a list of workers goes on.
 #[derive(Clone, PartialEq, Message)]
@@ -112,13 +117,14 @@ impl Server {
         })
     }
 
-    /// A worker begins to shut down: its polls end empty. Its sticky queue is given up, and what waited
-    /// there goes to any worker.
+    /// A worker begins to shut down: its polls end, those that were matched with their tasks and the
+    /// others empty, and it is answered after them. Its sticky queue is given up, and what waited there
+    /// goes to any worker.
     pub async fn shutdown_worker(
         &self,
         namespace: &Namespace,
         request: ShutdownWorkerRequest,
-        _call: Call,
+        call: Call,
     ) -> Result<ShutdownWorkerResponse, Error> {
         self.core.workers.shut_down(
             namespace.id,
@@ -147,6 +153,11 @@ impl Server {
                 Error::Internal(format!("a sticky queue was not given up: {error}"))
             })?;
         }
+        let answered = self
+            .core
+            .matching
+            .polls_answered(&request.worker_instance_key);
+        let _ = tokio::time::timeout_at(self.wait_until(&call, LEAVE), answered).await;
         Ok(ShutdownWorkerResponse {})
     }
 

@@ -50,6 +50,7 @@ impl Server {
             kind: WORKFLOW_QUEUE,
         };
         let deadline = self.wait_until(&call, self.core.config.task_poll);
+        let _call = self.core.matching.poll_call(&request.worker_instance_key);
         let worker = Arc::new(WorkerInfo {
             worker_instance_key: request.worker_instance_key,
             version_capabilities: request.worker_version_capabilities,

@@ -220,3 +220,37 @@ async fn a_worker_that_has_the_run_gets_only_what_is_new() {
     rig.complete(&task, vec![finish()]).await.unwrap();
     rig.close().await;
 }
+
+/// It would drop what comes after it has left.
+#[tokio::test]
+async fn a_worker_that_leaves_is_answered_after_the_task_that_is_on_its_way() {
+    let rig = Rig::memory().await;
+    let poll = PollWorkflowTaskQueueRequest {
+        task_queue: Some(task_queue(QUEUE)),
+        worker_instance_key: "worker".into(),
+        ..Default::default()
+    };
+    let (server, namespace) = (&rig.server, &rig.namespace);
+    let task = {
+        let mut poll = waiting(server.poll_workflow_task_queue(namespace, poll, call()));
+        rig.store.hold();
+        let started = waiting(server.start_workflow_execution(namespace, start("w"), call()));
+        rig.store.until(|counts| counts.held == 1).await;
+        let leave = ShutdownWorkerRequest {
+            worker_instance_key: "worker".into(),
+            ..Default::default()
+        };
+        let mut leave = waiting(server.shutdown_worker(namespace, leave, call_for(PATIENCE)));
+        rig.store.recover();
+        let task = tokio::select! {
+            biased;
+            _ = &mut leave => panic!("it has left, and its task is on the way"),
+            task = &mut poll => task.unwrap(),
+        };
+        leave.await.unwrap();
+        started.await.unwrap();
+        task
+    };
+    rig.complete(&task, vec![finish()]).await.unwrap();
+    rig.close().await;
+}
