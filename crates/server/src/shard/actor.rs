@@ -508,7 +508,7 @@ impl Actor {
         let number = self.submit(commit, move |durable| {
             if durable.is_ok() {
                 core.waiters.run_dropped(run);
-                core.waiters.history_grew(run, -1);
+                core.waiters.history_grew(run, true);
             }
             let _ = reply.send(durable);
         });
