@@ -211,7 +211,7 @@ mod tests {
         let before = rig.wall();
         assert!(
             rig.matching
-                .poll(&queue("q"), options)
+                .offered(&queue("q"), options)
                 .await
                 .unwrap()
                 .is_none()

@@ -111,9 +111,9 @@ mod tests {
         let rig = Rig::new();
         let q = queue("q");
         let begun = Instant::now();
-        let mut leaves = Box::pin(rig.matching.poll(&q, poll_of("a")));
-        let mut stays = Box::pin(rig.matching.poll(&q, poll_of("b")));
-        let mut unnamed = Box::pin(rig.matching.poll(&q, poll_of("")));
+        let mut leaves = Box::pin(rig.matching.offered(&q, poll_of("a")));
+        let mut stays = Box::pin(rig.matching.offered(&q, poll_of("b")));
+        let mut unnamed = Box::pin(rig.matching.offered(&q, poll_of("")));
         let mut left = Box::pin(rig.matching.left("a"));
         assert!(look(&mut leaves).is_none() && look(&mut stays).is_none());
         assert!(look(&mut unnamed).is_none() && look(&mut left).is_none());
@@ -129,7 +129,7 @@ mod tests {
         for instance in ["a", "c"] {
             assert!(
                 rig.matching
-                    .poll(&q, poll_of(instance))
+                    .offered(&q, poll_of(instance))
                     .await
                     .unwrap()
                     .is_none()
@@ -142,7 +142,7 @@ mod tests {
     async fn a_task_that_was_matched_is_still_delivered() {
         let rig = Rig::new();
         let q = queue("q");
-        let mut poll = Box::pin(rig.matching.poll(&q, poll_of("a")));
+        let mut poll = Box::pin(rig.matching.offered(&q, poll_of("a")));
         assert!(look(&mut poll).is_none());
         assert!(rig.add("q", 3, 1));
         rig.matching.end_polls_of("a", std::slice::from_ref(&q));

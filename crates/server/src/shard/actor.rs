@@ -35,7 +35,7 @@ pub(crate) struct View {
 }
 
 pub(crate) struct Actor {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
     lane: usize,
     generation: u64,
     cache: Cache,
@@ -277,7 +277,7 @@ impl Actor {
     }
 
     /// Calls the engine.
-    fn contain<T>(
+    pub(super) fn contain<T>(
         &self,
         namespace: &Namespace,
         workflow_id: &str,
@@ -333,6 +333,8 @@ impl Actor {
             mut transitions,
             reply: answer,
         } = outcome;
+        // Dropped without being handed over, the polls wait on.
+        let matched = self.match_tasks(&mut transitions, namespace);
         let built = self.guard(namespace, workflow_id, || {
             let commit = crate::commit::commit(&transitions, namespace);
             Ok((commit, publish::prepare(&mut transitions, namespace)))
@@ -361,10 +363,11 @@ impl Actor {
                 .get(run)
                 .map_or(rests_on, |e| e.commit.max(rests_on));
         }
-        let view = viewed.and_then(|no| self.cache.get(no)).map(|e| View {
-            run: e.run.clone(),
-            tail: e.tail.clone(),
-        });
+        let view = viewed.and_then(|no| self.view(no));
+        let matched: Vec<_> = matched
+            .into_iter()
+            .filter_map(|matched| self.view(matched.run).map(|view| (matched, view)))
+            .collect();
         let answer = answer.and_then(|value| {
             let view =
                 view.ok_or_else(|| Error::Internal("an operation answered without a run".into()))?;
@@ -374,6 +377,9 @@ impl Actor {
         let finish = move |durable: Result<(), Error>| {
             if durable.is_ok() {
                 published.publish(&core);
+                for (matched, view) in matched {
+                    matched.hand_over(view);
+                }
             }
             if let Some(reply) = reply {
                 // Whoever asked may have gone.
@@ -385,6 +391,13 @@ impl Actor {
         } else {
             self.submit(commit, finish);
         }
+    }
+
+    fn view(&mut self, no: RunNo) -> Option<View> {
+        self.cache.get(no).map(|e| View {
+            run: e.run.clone(),
+            tail: e.tail.clone(),
+        })
     }
 
     /// Takes a run's next state into memory. `number` is that of the commit which is about to be

@@ -9,6 +9,7 @@
 
 mod actor;
 mod cache;
+mod sync_match;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
