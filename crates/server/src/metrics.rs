@@ -86,9 +86,11 @@ pub struct Queue {
 /// The handles by namespace, queue and type, found without making a key.
 #[derive(Default)]
 struct Queues {
-    by_name: HashMap<String, HashMap<String, [Option<Arc<Queue>>; 2]>>,
+    by_name: HashMap<String, HashMap<String, ByType>>,
     len: usize,
 }
+
+type ByType = [Option<Arc<Queue>>; 2];
 
 impl Queues {
     fn get(&self, namespace: &str, name: &str, task_type: TaskType) -> Option<&Arc<Queue>> {

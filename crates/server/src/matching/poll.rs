@@ -125,6 +125,10 @@ impl std::fmt::Debug for Handout {
 }
 
 /// What a poll brings.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives for a moment on the stack, once for each poll"
+)]
 pub(crate) enum Polled {
     /// A task, or a query, that the caller may start.
     Offer(Handout),

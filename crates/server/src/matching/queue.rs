@@ -54,10 +54,6 @@ pub(super) struct Delivery {
 }
 
 /// What comes to a poll that waits.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "lives for a moment on its way to the poll, once for each"
-)]
 pub(super) enum Arrival {
     Offer(Delivery),
     /// A task that has started for this poll, see [`reserve`](super::reserve).

@@ -9,7 +9,7 @@ use std::time::Duration;
 use prost::Message as _;
 use tidemill_engine::{Cx, Error, Outcome, Run, Time, Transition};
 use tidemill_proto::api::history::v1::{History, HistoryEvent};
-use tidemill_store::{Commit, HistoryBatch, RunIdentity, RunNo, StoredRun};
+use tidemill_store::{Commit, RunIdentity, RunNo, StoredRun};
 use tokio::sync::{mpsc, oneshot};
 
 use super::cache::{Cache, TAIL_BYTES, Tail};
@@ -58,12 +58,12 @@ const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MOST: Duration = Duration::from_secs(30);
 
 impl Actor {
-    pub(super) fn new(core: Arc<Core>, lane: usize, cached_runs: usize) -> Self {
+    pub(super) fn new(core: Arc<Core>, lane: usize, cache_bytes: usize) -> Self {
         Self {
             core,
             lane,
             generation: 0,
-            cache: Cache::new(cached_runs),
+            cache: Cache::new(cache_bytes),
             submitted: 0,
             durable: Arc::default(),
             deleted: HashMap::new(),
@@ -411,14 +411,8 @@ impl Actor {
             ..
         } = transition;
         let no = RunNo(run.id.no);
-        if let Some(entry) = self.cache.get(no) {
-            entry.advance(run, batches);
-        } else {
-            let durable = self.durable();
-            let mut tail = Tail::default();
-            batches.into_iter().for_each(|b| tail.push(b, TAIL_BYTES));
-            self.cache.insert(Arc::new(run), tail, created, durable);
-        }
+        let durable = self.durable();
+        self.cache.put(run, &batches, created, durable);
         if let (Some(number), Some(entry)) = (number, self.cache.get(no)) {
             entry.commit = number;
         }
@@ -562,11 +556,11 @@ fn rebuild(stored: StoredRun) -> Result<(Run, Tail), Error> {
     let broken = |e: prost::DecodeError| {
         Error::DataLoss(format!("run {} cannot be decoded: {e}", stored.owner.run.0))
     };
-    let first = decode_batch(&stored.first_batch).map_err(broken)?;
+    let first = History::decode(stored.first_batch.bytes.clone()).map_err(broken)?;
     let started: HistoryEvent = first
         .events
-        .first()
-        .cloned()
+        .into_iter()
+        .next()
         .ok_or_else(|| Error::DataLoss("a run's history is empty".into()))?;
     let rows = stored
         .state
@@ -575,21 +569,8 @@ fn rebuild(stored: StoredRun) -> Result<(Run, Tail), Error> {
     let mut run = Run::load(run_id(&stored.owner), Arc::new(started), rows).map_err(broken)?;
     run.core.stored_due = stored.due.unwrap_or(0);
     let mut tail = Tail::default();
-    if first.last_event_id == run.last_event_id() {
-        tail.push(Arc::new(first), TAIL_BYTES);
+    if stored.first_batch.last_event_id == run.last_event_id() {
+        tail.push(stored.first_batch, TAIL_BYTES);
     }
     Ok((run, tail))
-}
-
-/// A stored batch with its events.
-pub(crate) fn decode_batch(
-    batch: &HistoryBatch,
-) -> Result<tidemill_engine::Batch, prost::DecodeError> {
-    let history = History::decode(batch.bytes.clone())?;
-    Ok(tidemill_engine::Batch {
-        first_event_id: batch.first_event_id,
-        last_event_id: batch.last_event_id,
-        events: history.events,
-        bytes: batch.bytes.clone(),
-    })
 }
