@@ -15,6 +15,7 @@ mod collect;
 mod commit;
 mod config;
 mod core;
+pub mod examine;
 mod history;
 mod identifiers;
 pub mod matching;
