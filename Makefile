@@ -7,6 +7,7 @@ OIP_PYTHON ?= $(PYTHON)
 VENV := .venv
 OIP_VENV := .venv-oip
 BIN := target/release/tidemill
+BENCH = target/release/tidemill-bench-engine --server $(BIN)
 MODEL := .models/all-MiniLM-L6-v2
 
 # Extra arguments, such as `make crash ARGS="--seed 1234"` or `make bench-engine ARGS="--concurrency 200"`.
@@ -15,7 +16,7 @@ ARGS ?=
 # Tests share the cores and the build folder; side by side they would only disturb each other.
 .NOTPARALLEL:
 
-.PHONY: help build demo demo-engine test unit wire pipelines pipelines-apart pipelines-full python pyright crash crash-short bench-engine bench-pipeline bench-accelerator bench-documents check lint fmt clippy typos deny clean
+.PHONY: help build demo demo-engine test unit wire pipelines pipelines-apart pipelines-full python pyright crash crash-short bench bench-engine bench-open bench-closed bench-limits bench-idle bench-payload bench-pipeline bench-accelerator bench-documents check lint fmt clippy typos deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -65,7 +66,26 @@ crash: build $(VENV)/.ready ## 200 workflows, 30 kills of the engine, 5 of the w
 # ADDRESS=HOST:PORT measures a server that already runs; SERVER_PID and METRICS_ADDRESS say where to read
 # what it used.
 bench-engine: build ## What a workflow of three activities costs; the last line is one JSON object
-	target/release/tidemill-bench-engine --server $(BIN) $(ARGS)
+	$(BENCH) $(ARGS)
+
+# The full sizes take about an hour and some 5 GB of disk; ARGS="--percent 2" takes a minute or two.
+bench: build ## All parts below on engines of their own, one table; the last line is one JSON object
+	$(BENCH) all $(ARGS)
+
+bench-open: build ## A million runs on a timer: memory, starts, restart, dispatch; ARGS="--runs 20000"
+	$(BENCH) open $(ARGS)
+
+bench-closed: build ## A million closed runs: dispatch beside them, lists, counts; ARGS="--runs 20000"
+	$(BENCH) closed $(ARGS)
+
+bench-limits: build ## One run of 50,000 events, 2,000 activities, 10,000 signals; ARGS="--events 10000"
+	$(BENCH) limits $(ARGS)
+
+bench-idle: build ## Start, memory and wake-ups of an engine that nobody uses; ARGS="--watch-s 30"
+	$(BENCH) idle $(ARGS)
+
+bench-payload: build ## Activities with results of a megabyte; ARGS="--workflows 50"
+	$(BENCH) payload $(ARGS)
 
 # Overhead of pipelines: engine, interpreter and worker together, with an embedder that costs nothing.
 bench-pipeline: build ## 100,000 rows through load, split, embed, upsert; the last line is one JSON object
