@@ -94,6 +94,15 @@ def test_every_command_with_json_gives_json(up: Up) -> None:
         assert run(f"workflow {name}", *address, "-w", "two")
     (state,) = run("workflow query", *address, "-w", "two", "--type", "state")
     assert "asks" in json.dumps(state)
+    operators = {"queue list", "engine doctor"}
+    if up.mode == "address":
+        # An engine of others may not know their service.
+        seen |= operators
+    else:
+        (queues,) = run("queue list", *address)
+        assert "cpu" in json.dumps(queues)
+        (found,) = run("engine doctor", *address)
+        assert found["runs_open"] + found["runs_closed"] == len(listed)
     engine_only = {
         f"workflow {name}" for name in ("start", "signal", "cancel", "terminate", "reset")
     }
