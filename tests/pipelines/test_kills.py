@@ -157,7 +157,9 @@ def test_killed_at_random_points_each_chunk_is_there_once(
 @pytest.mark.apart
 @pytest.mark.kills_engine
 def test_a_killed_engine_costs_the_worker_nothing_that_it_did(up: Up, draw: random.Random) -> None:
-    docs = corpus(up.folder / "docs", 60)
+    # More than the model is asked for until the last kill.
+    documents = 120
+    docs = corpus(up.folder / "docs", documents)
     file = up.write(PIPELINE.replace("heartbeat: 2s", "heartbeat: 30s"))
     ledger = Ledger()
     ledger.pause_s = 0.1
@@ -174,5 +176,5 @@ def test_a_killed_engine_costs_the_worker_nothing_that_it_did(up: Up, draw: rand
             up.start()
         ended = up.command("logs", "run", "--follow")
         assert ended.code == 0, f"{ended.err}\n{up.log()}"
-    assert len(chunks(up, "i")) == len(ledger.asked) == 60 * 5
+    assert len(chunks(up, "i")) == len(ledger.asked) == documents * 5
     assert {len(asked) for asked in ledger.asked.values()} == {1}
