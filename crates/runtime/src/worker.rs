@@ -3,7 +3,6 @@
 use std::thread;
 use std::time::Duration;
 
-use temporalio_client::grpc::WorkflowService;
 use temporalio_client::tonic::IntoRequest;
 use temporalio_client::{
     Client, ClientOptions, Connection, ConnectionOptions, GrpcCompression, Url,
@@ -108,14 +107,14 @@ async fn work(engine: &Engine, stop: impl Future<Output = ()>) -> Result<(), Err
         .build()
         .map_err(|error| failed(&error))?;
     let runtime = Runtime::from_current_tokio(settings).map_err(|e| failed(&e))?;
-    let leave = Leave::of(&client);
-    let mut worker = Worker::new(&runtime, client, options).map_err(|error| failed(&error))?;
+    let mut worker =
+        Worker::new(&runtime, client.clone(), options).map_err(|error| failed(&error))?;
     let instance = worker.worker_instance_key().to_string();
     let shut_down = worker.shutdown_handle();
     let mut run = std::pin::pin!(worker.run());
     let told = async {
         stop.await;
-        leave.end_polls(instance).await;
+        end_polls(&client, instance).await;
     };
     tokio::select! {
         ended = &mut run => return ended.map_err(|error| failed(&error)),
@@ -125,40 +124,27 @@ async fn work(engine: &Engine, stop: impl Future<Output = ()>) -> Result<(), Err
     run.await.map_err(|error| failed(&error))
 }
 
-/// How a worker takes its leave before the SDK's core shuts down.
+/// Has the engine end a worker's polls, before the SDK's core shuts down.
 ///
 /// Core ends its stream of workflow tasks as soon as it has none, while its polls are still open: what
-/// they bring is dropped, and comes back with a timeout of its run only. So the engine ends the polls
-/// first, and what they bring is in core's hands when it begins to shut down.
-struct Leave {
-    service: Box<dyn WorkflowService>,
-    namespace: String,
-}
-
-impl Leave {
-    fn of(client: &Client) -> Self {
-        Leave {
-            service: client.connection().workflow_service(),
-            namespace: client.options().namespace.clone(),
-        }
-    }
-
-    async fn end_polls(mut self, instance: String) {
-        let request = ShutdownWorkerRequest {
-            namespace: self.namespace,
-            task_queue: TASK_QUEUE.to_owned(),
-            task_queue_types: vec![TaskQueueType::Workflow.into()],
-            reason: "graceful shutdown".to_owned(),
-            worker_instance_key: instance,
-            ..ShutdownWorkerRequest::default()
-        };
-        let asked = self.service.shutdown_worker(request.into_request());
-        match tokio::time::timeout(LEAVE_TIMEOUT, asked).await {
-            Ok(Ok(_)) => tokio::time::sleep(ON_THEIR_WAY).await,
-            // An engine that is gone, or knows no such call: core says it again.
-            Ok(Err(status)) => tracing::debug!(%status, "polls are not ended"),
-            Err(_) => tracing::debug!("polls are not ended: the engine does not answer"),
-        }
+/// they bring is dropped, and comes back with a timeout of its run only. Ended first, what they bring is
+/// in core's hands when it begins to shut down.
+async fn end_polls(client: &Client, instance: String) {
+    let request = ShutdownWorkerRequest {
+        namespace: client.options().namespace.clone(),
+        task_queue: TASK_QUEUE.to_owned(),
+        task_queue_types: vec![TaskQueueType::Workflow.into()],
+        reason: "graceful shutdown".to_owned(),
+        worker_instance_key: instance,
+        ..ShutdownWorkerRequest::default()
+    };
+    let mut service = client.connection().workflow_service();
+    let asked = service.shutdown_worker(request.into_request());
+    match tokio::time::timeout(LEAVE_TIMEOUT, asked).await {
+        Ok(Ok(_)) => tokio::time::sleep(ON_THEIR_WAY).await,
+        // An engine that is gone, or knows no such call: core says it again.
+        Ok(Err(status)) => tracing::debug!(%status, "polls are not ended"),
+        Err(_) => tracing::debug!("polls are not ended: the engine does not answer"),
     }
 }
 

@@ -82,7 +82,7 @@ impl Server {
             Namespaces::open(&*store, committer.clone(), config.namespaces.clone()).await?;
         let metrics = Arc::new(Metrics::new());
         let matching = Matching::new(matching::Config::default(), store.clone(), || core::now().0);
-        matching.load().await.map_err(unavailable)?;
+        let queues = matching.load().await.map_err(unavailable)?;
         let queue_configs = QueueConfigs::open(&*store, committer.clone(), matching.clone())?;
         let namespaces = Arc::new(namespaces);
         metrics.collect(collect::Figures {
@@ -114,7 +114,7 @@ impl Server {
             tokio::spawn(timers::read_ahead(core.clone())),
             tokio::spawn(outbox::resume(core.clone())),
             tokio::spawn(retention::run(core.clone())),
-            tokio::spawn(sticky::give_up_abandoned(core.clone())),
+            tokio::spawn(sticky::give_up_abandoned(core.clone(), queues)),
         ];
         let background = Background { tasks, actors };
         Ok(Self {

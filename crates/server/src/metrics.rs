@@ -225,8 +225,17 @@ impl Metrics {
     /// The handle of a task queue. Not for names of sticky queues, which are unique to a worker
     /// process: one after the other, they would use up all labels.
     pub fn queue(&self, namespace: &str, name: &str, task_type: TaskType) -> Arc<Queue> {
-        if let Some(queue) = self.queues.read().get(namespace, name, task_type) {
-            return queue.clone();
+        {
+            let queues = self.queues.read();
+            let found = queues.get(namespace, name, task_type).or_else(|| {
+                let is_other = queues.len >= QUEUE_LABELS_MAX;
+                is_other
+                    .then(|| queues.get(OTHER_QUEUES, OTHER_QUEUES, task_type))
+                    .flatten()
+            });
+            if let Some(queue) = found {
+                return queue.clone();
+            }
         }
         let mut queues = self.queues.write();
         let is_other = queues.len >= QUEUE_LABELS_MAX;

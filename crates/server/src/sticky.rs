@@ -16,19 +16,10 @@ use crate::shard::Target;
 const RETURN_WITHIN: Duration = Duration::from_secs(1);
 const PAGE: usize = 200;
 
-/// After a start: tasks on sticky queues whose workers did not come back would else stand still until
-/// their schedule-to-start timeout.
-pub(crate) async fn give_up_abandoned(core: Arc<Core>) {
-    let reader = core.clone();
-    let queues = tokio::task::spawn_blocking(move || reader.store.queues_with_tasks()).await;
-    let Ok(Ok(queues)) = queues else {
-        tracing::warn!("tasks on abandoned sticky queues wait for their timeout: no queue is read");
-        return;
-    };
-    let queues: Vec<_> = queues
-        .into_iter()
-        .filter(|queue| queue.kind == WORKFLOW_QUEUE)
-        .collect();
+/// After a start over a store with these queues: tasks on sticky ones whose workers did not come back
+/// would else stand still until their schedule-to-start timeout.
+pub(crate) async fn give_up_abandoned(core: Arc<Core>, mut queues: Vec<QueueName>) {
+    queues.retain(|queue| queue.kind == WORKFLOW_QUEUE);
     if queues.is_empty() || !core.stop.sleep(RETURN_WITHIN).await {
         return;
     }

@@ -9,8 +9,7 @@ use temporalio_protos::temporal::api::workflowservice::v1::{
 };
 use tokio::task::JoinSet;
 
-use super::open::load_prefix;
-use super::{Outcome, at_size};
+use super::{Outcome, at_size, load_prefix};
 use crate::command;
 use crate::lane::Lane;
 use crate::load;

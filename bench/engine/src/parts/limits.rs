@@ -8,8 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::open::load_prefix;
-use super::{Outcome, at_size};
+use super::{Outcome, at_size, load_prefix};
 use crate::command;
 use crate::lane::{Lane, Task};
 use crate::stats::round;

@@ -30,3 +30,9 @@ pub(crate) fn at_size<T: PartialEq>(
         false => crate::table::Wanted::Nothing,
     }
 }
+
+/// Ids of one run of the bench, which no other has.
+fn load_prefix(part: &str) -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    format!("{part}-{:x}", since.unwrap_or_default().as_nanos())
+}

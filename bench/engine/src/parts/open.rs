@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::{Outcome, at_size};
+use super::{Outcome, at_size, load_prefix};
 use crate::command;
 use crate::lane::Lane;
 use crate::stats::{percentile, round, scatter};
@@ -142,12 +142,6 @@ pub(crate) async fn run(target: &Target, options: &Options) -> Result<Outcome> {
         "dispatch_after_restart_p99_ms": cold_p99,
     });
     Ok(Outcome { report, figures })
-}
-
-/// Ids of one run of the bench, which no other has.
-pub(super) fn load_prefix(part: &str) -> String {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    format!("{part}-{:x}", since.unwrap_or_default().as_nanos())
 }
 
 fn id(prefix: &str, run: usize) -> String {

@@ -9,8 +9,7 @@ use temporalio_protos::temporal::api::common::v1::{Payload, Payloads};
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use tokio::task::JoinSet;
 
-use super::Outcome;
-use super::open::load_prefix;
+use super::{Outcome, load_prefix};
 use crate::command;
 use crate::lane::{Lane, Task};
 use crate::stats::round;

@@ -83,13 +83,6 @@ impl Matching {
         summaries
     }
 
-    /// Queues with a backlog that nobody polls.
-    pub fn queues_without_pollers(&self) -> Vec<QueueSummary> {
-        let mut queues = self.queues();
-        queues.retain(|queue| queue.backlog_count > 0 && !queue.has_pollers);
-        queues
-    }
-
     fn summary(&self, queue: &Queue, now: Instant) -> QueueSummary {
         let s = queue.lock();
         QueueSummary {
@@ -236,9 +229,13 @@ mod tests {
         rig.add("served", 3, 2);
         rig.restart();
         rig.matching.load().await.unwrap();
-        let names = |rig: &Rig| {
-            let queues = rig.matching.queues_without_pollers();
+        let in_vain = |rig: &Rig| {
+            let mut queues = rig.matching.queues();
+            queues.retain(|queue| queue.backlog_count > 0 && !queue.has_pollers);
             queues
+        };
+        let names = |rig: &Rig| {
+            in_vain(rig)
                 .iter()
                 .map(|q| q.queue.name.to_string())
                 .collect::<Vec<_>>()
@@ -251,7 +248,7 @@ mod tests {
         assert_eq!(names(&rig), ["stuck"]);
         pause(1_000).await;
         assert_eq!(names(&rig), ["served", "stuck"]);
-        let summary = &rig.matching.queues_without_pollers()[0];
+        let summary = &in_vain(&rig)[0];
         assert_eq!(summary.backlog_count, 1);
         assert!(summary.backlog_age >= Duration::from_secs(20));
         assert!(summary.last_poll.is_some());

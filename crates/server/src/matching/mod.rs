@@ -195,8 +195,8 @@ impl Matching {
 
     /// Registers the queues that have tasks in the store; to be called once, before anything else.
     /// Tasks are read on a queue's first poll. They are counted in the background, so that the
-    /// start does not wait for it. Returns the number of queues.
-    pub async fn load(&self) -> Result<usize, tidemill_store::Error> {
+    /// start does not wait for it. Returns their names.
+    pub async fn load(&self) -> Result<Vec<QueueName>, tidemill_store::Error> {
         let matching = self.clone();
         let names = self.env().runtime.spawn_blocking(move || {
             let names = matching.env().source.queues_with_tasks()?;
@@ -211,7 +211,7 @@ impl Matching {
             Ok(names) => names?,
             Err(error) => return Err(tidemill_store::Error::Io(error.to_string())),
         };
-        let loaded = names.len();
+        let loaded = names.clone();
         let matching = self.clone();
         self.env().runtime.spawn_blocking(move || {
             for name in names {
@@ -402,7 +402,7 @@ mod tests {
             rig.add("q", 3, seq);
         }
         rig.restart();
-        assert_eq!(rig.matching.load().await.unwrap(), 1);
+        assert_eq!(rig.matching.load().await.unwrap().len(), 1);
         pause(1).await;
         assert_eq!(rig.reads(), 0, "nothing is read before somebody polls");
         let stats = rig.stats("q");

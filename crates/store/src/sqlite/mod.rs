@@ -120,7 +120,12 @@ impl SqliteStore {
         let mut conn = Connection::open_in_memory()?;
         schema::migrate(&mut conn)?;
         conn.set_prepared_statement_cache_capacity(128);
-        Ok(SqliteStore {
+        Ok(Self::single(conn, None))
+    }
+
+    /// A store whose reads and writes take turns with one connection.
+    fn single(conn: Connection, looked_at: Option<PathBuf>) -> Self {
+        SqliteStore {
             readers: None,
             writer: Mutex::new(Writer {
                 checkpointer: None,
@@ -130,8 +135,8 @@ impl SqliteStore {
             fsyncs: None,
             file: None,
             backups: Mutex::default(),
-            looked_at: None,
-        })
+            looked_at,
+        }
     }
 
     /// The data file's absolute path; `None` for a store in memory.

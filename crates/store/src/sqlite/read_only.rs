@@ -4,10 +4,9 @@ use std::fs::{self, File, TryLockError};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
-use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags};
 
-use super::{SqliteStore, Writer, open, schema, write};
+use super::{SqliteStore, open, schema};
 use crate::Error;
 
 /// A store whose every commit is refused.
@@ -86,18 +85,7 @@ impl ReadOnly {
         }
         conn.set_prepared_statement_cache_capacity(64);
         Ok(Self {
-            store: SqliteStore {
-                readers: None,
-                writer: Mutex::new(Writer {
-                    checkpointer: None,
-                    conn,
-                    known: write::Known::default(),
-                }),
-                fsyncs: None,
-                file: None,
-                backups: Mutex::default(),
-                looked_at: Some(path),
-            },
+            store: SqliteStore::single(conn, Some(path)),
             _index: index,
             _lock: lock,
         })
