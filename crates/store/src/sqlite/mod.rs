@@ -106,6 +106,7 @@ impl SqliteStore {
     /// A store that lives and dies with this value.
     pub fn memory() -> Result<Self, Error> {
         let mut conn = Connection::open_in_memory()?;
+        open::configure(&conn)?;
         schema::migrate(&mut conn)?;
         conn.set_prepared_statement_cache_capacity(128);
         Ok(SqliteStore {

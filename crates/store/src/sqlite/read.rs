@@ -133,21 +133,22 @@ pub(super) fn high_water(conn: &Connection) -> Result<(RunNo, i64), Error> {
     Ok((RunNo(kept.max(newest).unwrap_or(0)), seq))
 }
 
+/// An index ends in the row's key: the last entry of a workflow id is its newest run.
+const CURRENT_RUN: &str = concat!(
+    "SELECT ",
+    identity!(),
+    " FROM namespaces n CROSS JOIN executions e INDEXED BY executions_workflow
+     ON e.namespace = n.no WHERE n.id = ?1 AND e.workflow_id = ?2 ORDER BY e.run DESC LIMIT 1"
+);
+
 pub(super) fn current_run(
     conn: &Connection,
     namespace: &NamespaceId,
     workflow_id: &str,
 ) -> Result<Option<RunIdentity>, Error> {
-    // An index ends in the row's key: the last entry of a workflow id is its newest run.
-    first(
-        conn,
-        concat!(
-            "SELECT ", identity!(), " FROM namespaces n CROSS JOIN executions e INDEXED BY executions_workflow
-             ON e.namespace = n.no WHERE n.id = ?1 AND e.workflow_id = ?2 ORDER BY e.run DESC LIMIT 1"
-        ),
-        params![namespace, workflow_id],
-        |row| identity(row, 0),
-    )
+    first(conn, CURRENT_RUN, params![namespace, workflow_id], |row| {
+        identity(row, 0)
+    })
 }
 
 pub(super) fn find_run(
@@ -432,4 +433,28 @@ pub(super) fn runs_of_namespace(
         params![id, after.0, number, limit(at_most)],
         |row| identity(row, 0),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::super::{open, schema};
+    use super::*;
+
+    #[test]
+    fn statements_are_compiled_once() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        open::configure(&conn).unwrap();
+        schema::migrate(&mut conn).unwrap();
+        for n in 0..10 {
+            assert_eq!(
+                current_run(&conn, &[n; 16], &format!("workflow-{n}")).unwrap(),
+                None
+            );
+        }
+        let statement = conn.prepare_cached(CURRENT_RUN).unwrap();
+        assert!(statement.get_status(StatementStatus::Run) >= 10);
+        assert_eq!(statement.get_status(StatementStatus::RePrepare), 0);
+    }
 }
