@@ -6,6 +6,8 @@
 
 pub mod committer;
 pub mod error;
+pub mod log;
+pub mod logged;
 pub mod record;
 pub mod sqlite;
 pub mod visibility;

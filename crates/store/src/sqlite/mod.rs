@@ -7,9 +7,10 @@ mod checkpoint;
 mod execution;
 mod fault;
 mod open;
-mod read;
+pub(crate) mod read;
 mod readers;
 mod schema;
+mod staging;
 mod write;
 
 use std::fs::File;
@@ -61,7 +62,7 @@ struct OpenFile {
     _lock: File,
 }
 
-struct Writer {
+pub(crate) struct Writer {
     checkpointer: Option<Checkpointer>,
     conn: Connection,
     known: write::Known,
@@ -71,8 +72,22 @@ impl SqliteStore {
     /// Opens the data file, creates it if need be, and brings an older format to this one. The file
     /// is locked against other processes until the store is dropped.
     ///
-    /// A file that is not ours or that a newer version wrote is refused and stays as it is.
+    /// A file that is not ours or that a newer version wrote is refused and stays as it is. So is one
+    /// that has a log beside it, which [`LoggedStore`](crate::logged::LoggedStore) opens.
     pub fn open(path: &Path, options: Options) -> Result<Self, Error> {
+        let store = Self::open_with(path, options, options.durability == Durability::Full)?;
+        let logged = store.writer.lock().log()?.1.is_some();
+        if logged {
+            return Err(Error::Unusable {
+                path: path.display().to_string(),
+                reason: "its server was not stopped cleanly, and part of it is in the log beside it: start and stop the server first".into(),
+            });
+        }
+        Ok(store)
+    }
+
+    /// `flushed` says whether each transaction will flush SQLite's log.
+    fn open_with(path: &Path, options: Options, flushed: bool) -> Result<Self, Error> {
         let open::Opened {
             mut writer,
             path,
@@ -80,12 +95,7 @@ impl SqliteStore {
             lock,
         } = open::open(path, &options)?;
         let data = Arc::new(data);
-        let checkpointer = Checkpointer::start(
-            &path,
-            data.clone(),
-            &mut writer,
-            options.durability == Durability::Full,
-        )?;
+        let checkpointer = Checkpointer::start(&path, data.clone(), &mut writer, flushed)?;
         write::forget_empty_queues(&writer)?;
         Ok(SqliteStore {
             readers: Some(Readers::new(path.clone())),
@@ -140,7 +150,10 @@ impl SqliteStore {
     }
 
     /// Reads in one read transaction.
-    fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T, Error>) -> Result<T, Error> {
+    pub(crate) fn read<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         match &self.readers {
             Some(readers) => readers.with(|conn| {
                 // Ends when it is dropped; there is nothing to commit.

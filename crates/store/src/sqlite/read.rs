@@ -141,7 +141,7 @@ const CURRENT_RUN: &str = concat!(
      ON e.namespace = n.no WHERE n.id = ?1 AND e.workflow_id = ?2 ORDER BY e.run DESC LIMIT 1"
 );
 
-pub(super) fn current_run(
+pub(crate) fn current_run(
     conn: &Connection,
     namespace: &NamespaceId,
     workflow_id: &str,
@@ -151,7 +151,7 @@ pub(super) fn current_run(
     })
 }
 
-pub(super) fn find_run(
+pub(crate) fn find_run(
     conn: &Connection,
     namespace: &NamespaceId,
     workflow_id: &str,
@@ -170,7 +170,7 @@ pub(super) fn find_run(
     )
 }
 
-pub(super) fn load_run(conn: &Connection, run: RunNo) -> Result<Option<StoredRun>, Error> {
+pub(crate) fn load_run(conn: &Connection, run: RunNo) -> Result<Option<StoredRun>, Error> {
     let owner = concat!(
         "SELECT ",
         identity!(),
@@ -281,7 +281,7 @@ fn batch(row: &Row<'_>) -> Read<HistoryBatch> {
     })
 }
 
-pub(super) fn read_history(
+pub(crate) fn read_history(
     conn: &Connection,
     run: RunNo,
     from: i64,
