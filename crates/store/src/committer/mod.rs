@@ -48,8 +48,8 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 
 /// With more commits than this in one transaction, callers come in such numbers that the next one is
 /// worth waiting for, so long after this one began.
-const BUSY_COMMITS: usize = 4;
-const PACE: Duration = Duration::from_micros(600);
+const BUSY_COMMITS: usize = 6;
+const PACE: Duration = Duration::from_millis(1);
 
 /// Writes commits in the order of their submission, many in one transaction.
 ///
@@ -387,10 +387,10 @@ mod tests {
         for (commits, passed, wait) in [
             (0, 0, 0),
             (1, 0, 0),
-            (4, 100, 0),
-            (5, 0, 600),
-            (5, 200, 400),
-            (64, 600, 0),
+            (6, 100, 0),
+            (7, 0, 1_000),
+            (7, 200, 800),
+            (64, 1_000, 0),
             (64, 5_000, 0),
         ] {
             assert_eq!(

@@ -12,11 +12,12 @@
 use bytes::Bytes;
 
 use super::LogId;
+use super::disk::BLOCK;
 use crate::Error;
 
 pub(super) const HEADER: usize = 32;
-/// Frames begin at multiples of this.
-const ALIGN: usize = 8;
+/// Frames begin at multiples of this: none shares a block with another.
+const ALIGN: usize = BLOCK;
 const MAGIC: u32 = u32::from_le_bytes(*b"TiFr");
 
 /// Smaller ones gain nothing.

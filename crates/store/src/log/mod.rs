@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use self::disk::{Disk, LogFile};
+use self::disk::{BLOCK, Disk, LogFile};
 pub use self::recover::{last_of_any, replay};
 use self::segment::{FIRST, Head};
 use crate::Error;
@@ -39,14 +39,13 @@ use crate::Error;
 pub type LogId = [u8; 16];
 
 /// The size of segments. The first one is smaller, for an engine that has little to do.
-const SEGMENT_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 4 << 20 };
-const FIRST_SEGMENT_BYTES: u64 = if cfg!(test) { 4 << 10 } else { 256 << 10 };
+const SEGMENT_BYTES: u64 = if cfg!(test) { 64 << 10 } else { 4 << 20 };
+const FIRST_SEGMENT_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 256 << 10 };
 /// Files that are kept for use again, if they are not much larger.
 const SPARES_MAX: usize = 2;
 const SPARE_BYTES_MAX: u64 = 2 * SEGMENT_BYTES;
-/// Zeros are written in pieces of this: the system's cache keeps what was written at once in one piece,
-/// and writes the whole piece again when a byte of it changes.
-const PAGE: usize = 4096;
+/// Zeros are written in pieces of this.
+const ZEROS: usize = 16 << 10;
 /// What a large frame leaves of the buffer.
 const BUFFER_BYTES: usize = 8 << 20;
 /// With more, whoever should take over what the log holds has been failing for long.
@@ -148,7 +147,7 @@ impl Log {
             .and_then(|()| self.sync(&**file))
         {
             // If the process ends before the next segment is there, this frame had better not be found.
-            let _ = file.write(&[0; frame::HEADER], open.end);
+            let _ = file.write(&[0; BLOCK], open.end);
             seal(state);
             return Err(io_error(fault));
         }
@@ -236,8 +235,8 @@ impl Log {
     /// write down each time that they hold data now.
     fn create_file(&self, file: u64, bytes: u64) -> io::Result<Spare> {
         let made = self.disk.create(file).and_then(|handle| {
-            for at in (0..bytes).step_by(PAGE) {
-                handle.write(&[0; PAGE], at)?;
+            for at in (0..bytes).step_by(ZEROS) {
+                handle.write(&[0; ZEROS], at)?;
             }
             self.sync(&*handle)?;
             self.syncs.fetch_add(1, Ordering::Relaxed);

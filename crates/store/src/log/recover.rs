@@ -49,8 +49,18 @@ pub fn replay(
             None => headless.push((file, handle)),
         }
     }
+    // A head is durable before what stands behind it: a frame behind a head that is none was lost with it.
+    let lost = |last: u64| {
+        for (file, handle) in &headless {
+            let bytes = contents(&**handle)?;
+            if frame::find(id, &bytes, segment::FIRST as usize, last + 1).is_some() {
+                return Err(damaged(disk, *file, 0));
+            }
+        }
+        Ok(())
+    };
     let Some(chain) = chain(disk, segments, after)? else {
-        return Ok(None);
+        return lost(after).map(|()| None);
     };
 
     let mut last = 0;
@@ -68,17 +78,7 @@ pub fn replay(
             return Err(damaged(disk, next.file, 0));
         }
     }
-    // A head is durable before what stands behind it: a frame behind a head that is none was lost with it.
-    for (file, handle) in headless {
-        if let Some(at) = frame::find(
-            id,
-            &contents(&*handle)?,
-            segment::FIRST as usize,
-            last.max(after) + 1,
-        ) {
-            return Err(damaged(disk, file, at as u64));
-        }
-    }
+    lost(last.max(after))?;
     Ok(Some(last))
 }
 
