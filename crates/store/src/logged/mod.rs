@@ -3,7 +3,7 @@
 //! ```text
 //! commits --> SQLite's open transaction (checked, staged) --> log, flushed: durable, acknowledged
 //!                       |
-//!                       +-- once a second, by size, or for a read: COMMIT without a flush
+//!                       +-- every two seconds, by size, or for a read: COMMIT without a flush
 //! ```
 //!
 //! SQLite writes whole pages, and a commit of a few hundred bytes touches five of them. The log writes
@@ -55,15 +55,15 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
-            delay: Duration::from_secs(1),
-            bytes: 4 << 20,
+            delay: Duration::from_secs(2),
+            bytes: 8 << 20,
         }
     }
 }
 
 /// Past so many times [`Options::bytes`], commits wait until the tables have caught up: what is staged
 /// has to fit the writer's cache.
-const BEHIND_MAX: usize = 3;
+const BEHIND_MAX: usize = 2;
 
 /// So long after an attempt to get over a failure of the tables, commits fail without another one.
 const RETRY: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 200 });
