@@ -16,6 +16,8 @@ fn cut(seed: u64) {
         let store = open(conn, &disk).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         // The states of the tables that may be left: from the last one that was forced to disk on.
         let mut tables = vec![copy(&store)];
+        let applied = |store: &LoggedStore| store.shared.front.lock().applied;
+        let mut copied = applied(&store);
         // What was tried since the last commit that was acknowledged.
         let mut failed: Vec<(Vec<Commit>, Workload)> = Vec::new();
         let power = random.below(100) as u64;
@@ -62,11 +64,12 @@ fn cut(seed: u64) {
             }
             if random.one_in(8) && store.flush().is_ok() {
                 tables.push(copy(&store));
-                if random.one_in(2) {
-                    // They are on disk now, and the log may forget them.
-                    store.shared.trim();
-                    tables.drain(..tables.len() - 1);
-                }
+                copied = applied(&store);
+            }
+            if random.one_in(8) && applied(&store) == copied {
+                // They are on disk now, and the log may forget them, but nothing that is staged.
+                store.shared.trim();
+                tables.drain(..tables.len() - 1);
             }
             if random.one_in(30) {
                 store.limit_pages(None).unwrap();
