@@ -2,8 +2,12 @@
 
 CARGO ?= cargo
 PYTHON ?= python3
+# The one for MLServer, which takes none newer than 3.12.
+OIP_PYTHON ?= $(PYTHON)
 VENV := .venv
+OIP_VENV := .venv-oip
 BIN := target/release/tidemill
+BENCH = target/release/tidemill-bench-engine --server $(BIN)
 MODEL := .models/all-MiniLM-L6-v2
 
 # Extra arguments, such as `make crash ARGS="--seed 1234"` or `make bench-engine ARGS="--concurrency 200"`.
@@ -12,7 +16,7 @@ ARGS ?=
 # Tests share the cores and the build folder; side by side they would only disturb each other.
 .NOTPARALLEL:
 
-.PHONY: help build demo demo-engine test unit wire pipelines pipelines-apart pipelines-full python pyright crash crash-short bench-engine bench-pipeline bench-accelerator bench-documents check lint fmt clippy typos deny clean
+.PHONY: help build demo demo-engine test unit wire pipelines pipelines-apart pipelines-full python pyright crash crash-short bench bench-engine bench-open bench-closed bench-limits bench-idle bench-payload bench-pipeline bench-accelerator bench-documents check lint fmt clippy typos deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -30,7 +34,7 @@ demo-engine: build $(VENV)/.ready ## Run a workflow, kill -9 the engine in the m
 
 test: build unit wire pipelines pipelines-apart python crash-short ## Everything that has to pass: Rust, real SDKs over the wire, the Python package, crashes
 
-unit: $(VENV)/.ready $(MODEL)/.ready ## The Rust tests, the official Rust SDK's among them
+unit: $(VENV)/.ready $(OIP_VENV)/.ready $(MODEL)/.ready ## The Rust tests, the official Rust SDK's among them
 	$(CARGO) test --release --locked --workspace
 
 wire: build $(VENV)/.ready ## The official Python SDK and raw protocol calls against the binary
@@ -62,7 +66,26 @@ crash: build $(VENV)/.ready ## 200 workflows, 30 kills of the engine, 5 of the w
 # ADDRESS=HOST:PORT measures a server that already runs; SERVER_PID and METRICS_ADDRESS say where to read
 # what it used.
 bench-engine: build ## What a workflow of three activities costs; the last line is one JSON object
-	target/release/tidemill-bench-engine --server $(BIN) $(ARGS)
+	$(BENCH) $(ARGS)
+
+# The full sizes take about an hour and some 5 GB of disk; ARGS="--percent 2" takes a minute or two.
+bench: build ## All parts below on engines of their own, one table; the last line is one JSON object
+	$(BENCH) all $(ARGS)
+
+bench-open: build ## A million runs on a timer: memory, starts, restart, dispatch; ARGS="--runs 20000"
+	$(BENCH) open $(ARGS)
+
+bench-closed: build ## A million closed runs: dispatch beside them, lists, counts; ARGS="--runs 20000"
+	$(BENCH) closed $(ARGS)
+
+bench-limits: build ## One run of 50,000 events, 2,000 activities, 10,000 signals; ARGS="--events 10000"
+	$(BENCH) limits $(ARGS)
+
+bench-idle: build ## Start, memory and wake-ups of an engine that nobody uses; ARGS="--watch-s 30"
+	$(BENCH) idle $(ARGS)
+
+bench-payload: build ## Activities with results of a megabyte; ARGS="--workflows 50"
+	$(BENCH) payload $(ARGS)
 
 # Overhead of pipelines: engine, interpreter and worker together, with an embedder that costs nothing.
 bench-pipeline: build ## 100,000 rows through load, split, embed, upsert; the last line is one JSON object
@@ -101,13 +124,23 @@ deny: ## Licences, advisories, sources and bans of the dependency tree
 	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check
 
-clean: ## Remove what was built, the Python environment included
+clean: ## Remove what was built, the Python environments included
 	$(CARGO) clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(OIP_VENV)
 
 $(VENV)/.ready: tests/wire/requirements.txt tests/servers/requirements.txt tests/pipelines/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check $(patsubst %,-r %,$^)
+	touch $@
+
+# MLServer takes 330 MB, and an older protobuf than the other servers.
+$(OIP_VENV)/.ready: tests/servers/oip-requirements.txt
+	@$(OIP_PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || { \
+		echo "MLServer, which tests of the Open Inference Protocol need, takes Python 3.10 to 3.12, and" \
+			"$(OIP_PYTHON) is none of them: name one with make OIP_PYTHON=python3.12" >&2; exit 1; }
+	rm -rf $(OIP_VENV)
+	$(OIP_PYTHON) -m venv $(OIP_VENV)
+	$(OIP_VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
 # Some 90 MB, once. Tests look for it here, or where TIDEMILL_TEST_MODEL says.

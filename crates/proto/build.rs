@@ -1,6 +1,7 @@
 //! Generates the services of Temporal's API from the descriptor set that the
 //! `temporalio-protos` crate exports. Messages stay that crate's: only traits and clients are
-//! made here, so no `.proto` file is copied and no `protoc` is needed.
+//! made here, so no `.proto` file is copied and no `protoc` is needed. Our own service for operators
+//! is generated whole, from `proto/`.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -10,10 +11,13 @@ use prost::Message;
 use prost_types::{FileDescriptorProto, FileDescriptorSet};
 
 /// The packages whose services Tidemill serves.
-const SERVICES: [&str; 2] = [
+const SERVICES: [&str; 3] = [
     "temporal.api.workflowservice.v1",
     "temporal.api.operatorservice.v1",
+    OWN,
 ];
+const OWN: &str = "tidemill.operator.v1";
+const OWN_FILE: &str = "tidemill/operator/v1/maintenance.proto";
 
 /// Files that no service imports but whose messages travel inside `google.protobuf.Any`.
 const CARRIED_IN_ANY: [&str; 3] = [
@@ -26,7 +30,10 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=DEP_TEMPORALIO_PROTOS_DESCRIPTOR_PATH");
     let exported = env::var("DEP_TEMPORALIO_PROTOS_DESCRIPTOR_PATH")?;
-    let all = FileDescriptorSet::decode(fs::read(exported)?.as_slice())?;
+    println!("cargo:rerun-if-changed=proto");
+    let mut all = FileDescriptorSet::decode(fs::read(exported)?.as_slice())?;
+    let own = protox::compile([OWN_FILE], ["proto"])?;
+    all.file.extend(own.file.iter().cloned());
 
     let kept = reachable(&all);
     let out = PathBuf::from(env::var("OUT_DIR")?);
@@ -38,6 +45,9 @@ fn main() -> Result<(), Box<dyn error::Error>> {
         .generate_default_stubs(true)
         .extern_path(".temporal.api", "::temporalio_protos::temporal::api")
         .compile_fds(services_only(all))?;
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .compile_fds(own)?;
     Ok(())
 }
 
@@ -46,7 +56,8 @@ fn services_only(all: FileDescriptorSet) -> FileDescriptorSet {
     let file = all
         .file
         .into_iter()
-        .filter(|file| SERVICES.contains(&file.package()) && !file.service.is_empty())
+        .filter(|file| SERVICES.contains(&file.package()) && file.package() != OWN)
+        .filter(|file| !file.service.is_empty())
         .map(|file| FileDescriptorProto {
             message_type: Vec::new(),
             enum_type: Vec::new(),

@@ -1,19 +1,20 @@
 """MLServer, which speaks the Open Inference Protocol over HTTP and gRPC, with small models for tests:
 prints both addresses, and stops when its standard input ends.
 
-It does not go into the environment of the other servers: it needs 300 MB and an older protobuf than
-they do. Give it its own with `oip-requirements.txt`, start it, and name both addresses to the tests:
-
-    TIDEMILL_TEST_OIP="http://127.0.0.1:… http://127.0.0.1:…" \\
-        cargo test --release --locked --workspace --test oip -- --ignored
+It has an environment of its own, `.venv-oip`: it needs an older protobuf than the other servers do.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import sys
 import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
 
 from mlserver import MLModel, MLServer, ModelSettings, Settings
 from mlserver.errors import MLServerError
@@ -56,12 +57,8 @@ class Lengths(MLModel):
         if b"poison" in texts:
             raise MLServerError("no such text", 400)
         numbers = [number for text in texts for number in (float(len(text)), 1.0)]
-        output = ResponseOutput(
-            name="vector", shape=[len(texts), 2], datatype="FP32", data=numbers
-        )
-        return InferenceResponse(
-            model_name=self.name, model_version=self.version, outputs=[output]
-        )
+        output = ResponseOutput(name="vector", shape=[len(texts), 2], datatype="FP32", data=numbers)
+        return InferenceResponse(model_name=self.name, model_version=self.version, outputs=[output])
 
 
 def free_port() -> int:
@@ -71,8 +68,10 @@ def free_port() -> int:
 
 
 async def main() -> None:
-    # The addresses are the only line of the output; what MLServer says is for people.
+    # The addresses are the only line of the output.
     output, sys.stdout = sys.stdout, sys.stderr
+    # Calls fail here because tests want them to: MLServer would print a traceback for each.
+    logging.disable()
     with tempfile.TemporaryDirectory(prefix="mlserver") as folder:
         settings = Settings(
             host="127.0.0.1",
@@ -96,30 +95,41 @@ async def main() -> None:
         server = MLServer(settings)
         running = asyncio.create_task(server.start(models))
         for port in (settings.http_port, settings.grpc_port):
-            await listening(port, running)
+            await until(listens, port, running=running)
+        # It listens before it has its models.
+        for model in models:
+            url = f"http://127.0.0.1:{settings.http_port}/v2/models/{model.name}/ready"
+            await until(answers, url, running=running)
         print(
             f"http://127.0.0.1:{settings.http_port} http://127.0.0.1:{settings.grpc_port}",
             file=output,
             flush=True,
         )
         # Whoever started it holds the other end, and need not live to say that it is done.
-        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+        await asyncio.to_thread(sys.stdin.read)
         await server.stop()
         await running
 
 
-async def listening(port: int, running: asyncio.Task[None]) -> None:
-    while True:
+async def until(holds: Callable[[Any], bool], of: Any, *, running: asyncio.Task[None]) -> None:
+    while not await asyncio.to_thread(holds, of):
         if running.done():
             running.result()
             raise RuntimeError("MLServer stopped")
-        try:
-            _, writer = await asyncio.open_connection("127.0.0.1", port)
-        except ConnectionRefusedError:
-            await asyncio.sleep(0.05)
-        else:
-            writer.close()
-            return
+        await asyncio.sleep(0.05)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url):
+            return True
+    except urllib.error.HTTPError:
+        return False
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ use temporalio_protos::temporal::api::workflowservice::v1::{
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
+use crate::stats::scatter;
+
 /// What the SDKs send as the deadline of a long poll.
 pub(crate) const LONG_POLL: Duration = Duration::from_secs(70);
 /// A workflow that is open for this long has been lost; without a bound the bench would wait for ever.
@@ -33,11 +35,13 @@ pub(crate) struct Job {
     pub(crate) queue: String,
     pub(crate) sticky_queue: String,
     prefix: String,
+    /// Ids in no order.
+    scattered: bool,
     started: AtomicUsize,
 }
 
 impl Job {
-    pub(crate) fn new(namespace: &str) -> Self {
+    pub(crate) fn new(namespace: &str, scattered: bool) -> Self {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
@@ -48,6 +52,7 @@ impl Job {
             queue: prefix.clone(),
             sticky_queue: format!("{prefix}-sticky"),
             prefix,
+            scattered,
             started: AtomicUsize::new(0),
         }
     }
@@ -101,7 +106,7 @@ pub(crate) async fn wait_for_namespace(
                 return Err(status)
                     .with_context(|| format!("namespace {namespace:?} does not answer"));
             }
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
         }
     }
 }
@@ -144,7 +149,10 @@ pub(crate) async fn run(
 
 async fn run_one(job: &Job, channel: &Channel) -> Result<Duration> {
     let index = job.started.fetch_add(1, Ordering::Relaxed);
-    let workflow_id = format!("{}-{index}", job.prefix);
+    let workflow_id = match job.scattered {
+        true => format!("{:016x}-{}-{index}", scatter(index as u64), job.prefix),
+        false => format!("{}-{index}", job.prefix),
+    };
     let request = StartWorkflowExecutionRequest {
         namespace: job.namespace.clone(),
         workflow_id: workflow_id.clone(),

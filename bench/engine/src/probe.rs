@@ -3,6 +3,8 @@
 //! Each value is absent where it cannot be read: another platform, another user's process, a server without
 //! this metric.
 
+use std::collections::HashMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,6 +18,8 @@ const FSYNCS: &str = "tidemill_store_fsyncs_total";
 pub(crate) struct Probe {
     pid: Option<u32>,
     metrics_address: Option<String>,
+    /// Nanoseconds that each thread ran, as last seen: what one used that has ended still counts.
+    threads: Mutex<HashMap<String, u64>>,
 }
 
 /// Totals since the process started; `rss_mb` is the value now.
@@ -32,7 +36,48 @@ impl Probe {
         Self {
             pid,
             metrics_address,
+            threads: Mutex::default(),
         }
+    }
+
+    /// Whether CPU time can be read.
+    pub(crate) fn has_cpu(&self) -> bool {
+        self.cpu_us().is_some()
+    }
+
+    /// CPU time in microseconds, exact where [`Reading::cpu_ms`] is in steps of ten milliseconds. What a
+    /// thread uses between the last look and its end is missed.
+    pub(crate) fn cpu_us(&self) -> Option<f64> {
+        let mut threads = self.threads.lock().ok()?;
+        for (thread, text) in self.of_threads("schedstat")? {
+            if let Some(ran) = text
+                .split_whitespace()
+                .next()
+                .and_then(|ns| ns.parse().ok())
+            {
+                threads.insert(thread, ran);
+            }
+        }
+        Some(threads.values().sum::<u64>() as f64 / 1e3)
+    }
+
+    /// How often the threads gave up a core or lost it.
+    pub(crate) fn switches(&self) -> Option<f64> {
+        let all = self.of_threads("status")?.into_iter().map(|(_, text)| {
+            let voluntary = field(&text, "voluntary_ctxt_switches:").unwrap_or_default();
+            voluntary + field(&text, "nonvoluntary_ctxt_switches:").unwrap_or_default()
+        });
+        Some(all.sum())
+    }
+
+    /// A file of each thread.
+    fn of_threads(&self, name: &str) -> Option<Vec<(String, String)>> {
+        let folder = std::fs::read_dir(format!("/proc/{}/task", self.pid?)).ok()?;
+        let threads = folder.flatten().filter_map(|thread| {
+            let text = std::fs::read_to_string(thread.path().join(name)).ok()?;
+            Some((thread.file_name().to_string_lossy().into_owned(), text))
+        });
+        Some(threads.collect())
     }
 
     pub(crate) async fn read(&self) -> Reading {

@@ -3,6 +3,7 @@
 //! This is the composition root: the only place that knows the store, the server and the frontend
 //! together. Exit codes are in [`exit`].
 
+mod engine_tools;
 mod exit;
 mod logging;
 mod output;
@@ -40,8 +41,8 @@ enum Command {
     Pipeline(pipeline::Command),
     /// Run stages and pipelines for an engine that runs elsewhere.
     Worker(serve::up::Worker),
-    /// Run the engine alone, on a data file.
-    Engine(serve::engine::Arguments),
+    /// Run the engine alone, on a data file; examine, back up or restore one.
+    Engine(Box<serve::engine::Arguments>),
     /// What the binary runs itself for, in a process that may break.
     #[command(subcommand, hide = true)]
     Internal(Internal),
@@ -83,7 +84,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Schema => pipeline::check::print_schema(),
         Command::Pipeline(command) => pipeline::run(command),
         Command::Worker(arguments) => serve::up::worker(arguments),
-        Command::Engine(arguments) => serve::engine::run(arguments),
+        Command::Engine(arguments) => serve::engine::run(*arguments),
         Command::Internal(Internal::PdfText { file }) => {
             output::write(&tidemill_stages::documents::pdf_text(&file).map_err(Failure::General)?);
             Ok(())

@@ -129,11 +129,12 @@ mod tests {
             ("sim:0:80", "size"),
             (
                 "sim:0:80GiB,colour=red",
-                "latency, per_item, item_memory, load",
+                "latency, per_item, item_memory, load, stall",
             ),
             ("sim:0,latency=fast", "20ms"),
             ("sim:0,latency", "NAME=VALUE"),
             ("sim:0,item_memory=1", "size"),
+            ("sim:0,stall=", "file"),
             ("sim:0,latency=1ms,latency=2ms", "twice"),
             ("nvml:x", "nvml:NUMBER"),
             ("nvml:", "nvml:NUMBER"),

@@ -19,6 +19,9 @@ use tidemill_pipeline::size;
 
 use crate::{Device, Error, Memory};
 
+/// A call that is stalled looks so often whether it still is.
+const STALL_LOOK: Duration = Duration::from_millis(10);
+
 /// A simulated device. Clones are the same device. It computes one call at a time; calls that come
 /// together wait in turn.
 #[derive(Clone)]
@@ -180,6 +183,7 @@ impl Simulated {
         if !time.is_zero() {
             sleep(time).await;
         }
+        self.stalled().await;
         match poisoned {
             None => {
                 computing.end(|report| {
@@ -195,6 +199,16 @@ impl Simulated {
                     self.name()
                 )))
             }
+        }
+    }
+
+    /// Returns when the device is not told to stall.
+    async fn stalled(&self) {
+        let Some(file) = &self.0.settings.stall else {
+            return;
+        };
+        while file.exists() {
+            sleep(STALL_LOOK).await;
         }
     }
 

@@ -31,6 +31,7 @@ pub mod limits;
 pub mod marker;
 pub mod model;
 pub mod options;
+pub mod progress;
 pub mod query;
 pub mod reset;
 mod reset_point;

@@ -6,6 +6,7 @@
 mod check;
 mod messages;
 mod random;
+mod sync_match;
 mod traps;
 
 pub(crate) use messages::*;
@@ -90,6 +91,8 @@ pub(crate) struct Rig {
     pub(crate) writes: i64,
     /// How many of them change what lists show.
     pub(crate) shown: usize,
+    /// Polls that wait: they take tasks in the transition that adds them.
+    pub(crate) waiting: usize,
     told: i64,
 }
 
@@ -158,6 +161,7 @@ impl Rig {
             others: Vec::new(),
             writes: 0,
             shown: 0,
+            waiting: 0,
             told: 0,
         };
         rig.take(transitions);
@@ -249,8 +253,9 @@ impl Rig {
     }
 
     pub(crate) fn take(&mut self, transitions: Vec<Transition>) {
-        for t in transitions {
+        for mut t in transitions {
             if t.run.id.no == self.run.id.no {
+                self.start_for_polls(&mut t);
                 self.store(t);
             } else {
                 self.others.push(t);

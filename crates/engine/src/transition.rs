@@ -78,6 +78,48 @@ impl Transition {
     }
 }
 
+impl Transition {
+    /// Puts the run's next transition behind this one, so that both are committed together. What the
+    /// second takes back of the first is never written.
+    pub fn then(&mut self, next: Transition) {
+        debug_assert_eq!(self.run.id.no, next.run.id.no);
+        debug_assert!(!next.created && next.copy_history.is_none());
+        self.run = next.run;
+        self.batches.extend(next.batches);
+        for row in next.rows {
+            let before = self
+                .rows
+                .iter_mut()
+                .find(|r| (r.kind, r.id) == (row.kind, row.id));
+            match before {
+                Some(before) => *before = row,
+                None => self.rows.push(row),
+            }
+        }
+        self.visible_changed |= next.visible_changed;
+        self.due = next.due.or(self.due);
+        for (kind, place) in next.tasks_removed {
+            match self.tasks_added.iter().position(|t| t.place == place) {
+                Some(added) => {
+                    self.tasks_added.remove(added);
+                }
+                None => self.tasks_removed.push((kind, place)),
+            }
+        }
+        self.tasks_added.extend(next.tasks_added);
+        for id in next.outbox_removed {
+            match self.outbox_added.iter().position(|e| e.id == id) {
+                Some(added) => {
+                    self.outbox_added.remove(added);
+                }
+                None => self.outbox_removed.push(id),
+            }
+        }
+        self.outbox_added.extend(next.outbox_added);
+        self.effects.extend(next.effects);
+    }
+}
+
 /// Events that were written together.
 #[derive(Debug, PartialEq)]
 pub struct Batch {
@@ -212,4 +254,129 @@ pub struct ParentClosed {
         tag = "2"
     )]
     pub policy: i32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::activity;
+    use crate::testing::{Rig, schedule_activity};
+    use crate::workflow_task::{self, Start};
+
+    /// The same run twice: in one, transitions are committed one after the other, in the other as one.
+    struct Twins {
+        apart: Rig,
+        together: Rig,
+        pending: Vec<Transition>,
+    }
+
+    impl Twins {
+        fn new() -> Self {
+            let mut twins = Self {
+                apart: Rig::new(),
+                together: Rig::new(),
+                pending: Vec::new(),
+            };
+            for rig in [&mut twins.apart, &mut twins.together] {
+                rig.task(vec![schedule_activity("a", 1), schedule_activity("b", 1)]);
+            }
+            twins
+        }
+
+        fn op(&mut self, f: impl Fn(&Run, &crate::Cx<'_>) -> Result<Vec<Transition>, Error>) {
+            let one = f(&self.apart.run, &self.apart.cx()).unwrap();
+            self.apart.take(one);
+            let run = self
+                .pending
+                .last()
+                .map_or(&self.together.run, |last| &last.run);
+            let mut next = f(run, &self.together.cx()).unwrap();
+            let next = next.pop().unwrap();
+            match self.pending.last_mut() {
+                Some(first) => {
+                    first.then(next);
+                    // Two changes of the run in one commit.
+                    self.together.writes += 1;
+                }
+                None => self.pending.push(next),
+            }
+        }
+
+        /// Commits what is pending, and compares.
+        fn settle(&mut self) -> Transition {
+            let whole = self.pending.pop().unwrap();
+            self.together.take(vec![whole.clone()]);
+            let (a, b) = (&self.apart, &self.together);
+            assert_eq!(a.run.core, b.run.core);
+            assert_eq!(a.run.activities, b.run.activities);
+            assert_eq!((&a.history, &a.tasks, a.due), (&b.history, &b.tasks, b.due));
+            whole
+        }
+    }
+
+    fn start_activity(run: &Run, cx: &crate::Cx<'_>, id: &str) -> Result<Vec<Transition>, Error> {
+        let activity = run.activities[&run.activity_ids[id]].clone();
+        let start = activity::StartActivity {
+            scheduled_id: activity.scheduled_id,
+            stamp: activity.stamp,
+            identity: "worker".into(),
+            request_id: "poll".into(),
+            worker_version: None,
+        };
+        Ok(activity::start(run, &start, cx)?.transitions)
+    }
+
+    fn start_task(run: &Run, cx: &crate::Cx<'_>) -> Result<Vec<Transition>, Error> {
+        let task = run.core.workflow_task.clone().unwrap();
+        let start = Start {
+            scheduled_id: task.scheduled_id,
+            stamp: task.stamp,
+            identity: "worker".into(),
+            request_id: "poll".into(),
+            from_sticky: false,
+            worker_version: None,
+        };
+        Ok(workflow_task::start(run, &start, cx)?.transitions)
+    }
+
+    #[test]
+    fn a_task_that_starts_at_once_leaves_what_two_commits_leave_but_no_row() {
+        let mut twins = Twins::new();
+        twins.op(|run, cx| start_activity(run, cx, "a"));
+        twins.settle();
+        twins.op(|run, cx| {
+            let complete = activity::Complete {
+                activity: activity::ActivityRef::ById {
+                    activity_id: "a".into(),
+                },
+                result: None,
+                identity: "worker".into(),
+                worker_version: None,
+            };
+            Ok(activity::complete(run, complete, cx)?.transitions)
+        });
+        twins.op(start_task);
+        let whole = twins.settle();
+        assert!(whole.tasks_added.is_empty() && whole.tasks_removed.is_empty());
+        assert!(whole.run.workflow_task_started());
+    }
+
+    #[test]
+    fn what_was_there_before_goes_and_what_is_not_taken_stays() {
+        let mut twins = Twins::new();
+        let signal = |run: &Run, cx: &crate::Cx<'_>| {
+            let signal = crate::signal::Signal {
+                name: "S".into(),
+                ..Default::default()
+            };
+            Ok(crate::signal::signal(run, signal, cx)?.transitions)
+        };
+        twins.op(signal);
+        twins.op(|run, cx| start_activity(run, cx, "b"));
+        let whole = twins.settle();
+        let added: Vec<_> = whole.tasks_added.iter().map(|t| t.kind).collect();
+        let removed: Vec<_> = whole.tasks_removed.iter().map(|(kind, _)| *kind).collect();
+        assert_eq!(added, [TaskKind::Workflow]);
+        assert_eq!(removed, [TaskKind::Activity]);
+    }
 }

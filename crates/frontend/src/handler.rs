@@ -34,11 +34,8 @@ impl Handler {
     /// The namespace of a request that carries a task token: the token's, which must not
     /// contradict a name beside it.
     pub(crate) fn namespace_of_token(&self, name: &str, token: &[u8]) -> Result<Namespace, Error> {
-        if token.is_empty() {
-            return Err(Error::invalid("Task token not set on request."));
-        }
-        let token = TaskToken::decode(token)?;
-        let namespace = self.server.namespaces().by_id(&token.namespace_id())?;
+        let owner = TaskToken::namespace_of(token)?;
+        let namespace = self.server.namespaces().by_id(&owner)?;
         if !name.is_empty() && namespace.name != name {
             self.server.namespaces().by_name(name)?;
             return Err(Error::invalid(

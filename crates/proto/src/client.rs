@@ -6,6 +6,7 @@ pub use tonic::transport::Channel;
 use tonic::transport::{Endpoint, Error};
 pub use tonic::{Code, Request, Status};
 
+use crate::maintenance::MaintenanceServiceClient;
 use crate::workflow_service::WorkflowServiceClient;
 
 /// Under this name Temporal's servers answer histories as tools want them, without the events of
@@ -18,9 +19,22 @@ const ANSWER_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// A connected client of the workflow service.
 pub type Client = WorkflowServiceClient<Channel>;
+/// A connected client of Tidemill's own service for operators.
+pub type Maintenance = MaintenanceServiceClient<Channel>;
 
 /// Connects to `host:port`, or to a URL.
 pub async fn connect(address: &str) -> Result<Client, Error> {
+    let channel = channel(address).await?;
+    Ok(Client::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
+}
+
+/// The same for operators. A Temporal server answers its calls with UNIMPLEMENTED.
+pub async fn connect_maintenance(address: &str) -> Result<Maintenance, Error> {
+    let channel = channel(address).await?;
+    Ok(Maintenance::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
+}
+
+async fn channel(address: &str) -> Result<Channel, Error> {
     let url = match address.contains("://") {
         true => address.to_owned(),
         false => format!("http://{address}"),
@@ -28,8 +42,7 @@ pub async fn connect(address: &str) -> Result<Client, Error> {
     let endpoint = Endpoint::from_shared(url)?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true);
-    let channel = endpoint.connect().await?;
-    Ok(Client::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
+    endpoint.connect().await
 }
 
 /// A request with its deadline and the name of the client.

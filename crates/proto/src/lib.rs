@@ -1,4 +1,5 @@
-//! Temporal's API: its messages, and the server traits and clients of its services.
+//! Temporal's API: its messages, and the server traits and clients of its services; and
+//! [`maintenance`], our own service for operators.
 //!
 //! Messages come from the `temporalio-protos` crate under the name [`api`]; the services are
 //! generated from the descriptor set that it exports. This crate holds no behaviour.
@@ -31,4 +32,13 @@ pub mod operator_service {
     tonic::include_proto!("temporal.api.operatorservice.v1");
     pub use operator_service_client::OperatorServiceClient;
     pub use operator_service_server::{OperatorService, OperatorServiceServer, SERVICE_NAME};
+}
+
+/// What operators need beside Temporal's protocol: queues of all namespaces, examination, backup.
+pub mod maintenance {
+    tonic::include_proto!("tidemill.operator.v1");
+    pub use maintenance_service_client::MaintenanceServiceClient;
+    pub use maintenance_service_server::{
+        MaintenanceService, MaintenanceServiceServer, SERVICE_NAME,
+    };
 }

@@ -3,9 +3,13 @@
 use std::thread;
 use std::time::Duration;
 
+use temporalio_client::grpc::WorkflowService;
+use temporalio_client::tonic::IntoRequest;
 use temporalio_client::{
     Client, ClientOptions, Connection, ConnectionOptions, GrpcCompression, Url,
 };
+use temporalio_common::protos::temporal::api::enums::v1::TaskQueueType;
+use temporalio_common::protos::temporal::api::workflowservice::v1::ShutdownWorkerRequest;
 use temporalio_sdk::runtime::{PollerBehavior, RuntimeOptions};
 use temporalio_sdk::{Runtime, Worker, WorkerOptions};
 use tidemill_pipeline::run::TASK_QUEUE;
@@ -22,6 +26,10 @@ const POLLERS: usize = 4;
 const STICKY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the worker says that it lives. Silent for two of them, it is taken for dead.
 const WORKER_HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long a worker that stops waits for the engine to end its polls.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// For tasks that were handed out just before that: from the connection into core.
+const ON_THEIR_WAY: Duration = Duration::from_millis(100);
 /// Between two tries to reach the engine: from the first to the last.
 const CONNECT_WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
@@ -100,15 +108,58 @@ async fn work(engine: &Engine, stop: impl Future<Output = ()>) -> Result<(), Err
         .build()
         .map_err(|error| failed(&error))?;
     let runtime = Runtime::from_current_tokio(settings).map_err(|e| failed(&e))?;
+    let leave = Leave::of(&client);
     let mut worker = Worker::new(&runtime, client, options).map_err(|error| failed(&error))?;
+    let instance = worker.worker_instance_key().to_string();
     let shut_down = worker.shutdown_handle();
     let mut run = std::pin::pin!(worker.run());
+    let told = async {
+        stop.await;
+        leave.end_polls(instance).await;
+    };
     tokio::select! {
         ended = &mut run => return ended.map_err(|error| failed(&error)),
-        () = &mut stop => {}
+        () = told => {}
     }
     shut_down();
     run.await.map_err(|error| failed(&error))
+}
+
+/// How a worker takes its leave before the SDK's core shuts down.
+///
+/// Core ends its stream of workflow tasks as soon as it has none, while its polls are still open: what
+/// they bring is dropped, and comes back with a timeout of its run only. So the engine ends the polls
+/// first, and what they bring is in core's hands when it begins to shut down.
+struct Leave {
+    service: Box<dyn WorkflowService>,
+    namespace: String,
+}
+
+impl Leave {
+    fn of(client: &Client) -> Self {
+        Leave {
+            service: client.connection().workflow_service(),
+            namespace: client.options().namespace.clone(),
+        }
+    }
+
+    async fn end_polls(mut self, instance: String) {
+        let request = ShutdownWorkerRequest {
+            namespace: self.namespace,
+            task_queue: TASK_QUEUE.to_owned(),
+            task_queue_types: vec![TaskQueueType::Workflow.into()],
+            reason: "graceful shutdown".to_owned(),
+            worker_instance_key: instance,
+            ..ShutdownWorkerRequest::default()
+        };
+        let asked = self.service.shutdown_worker(request.into_request());
+        match tokio::time::timeout(LEAVE_TIMEOUT, asked).await {
+            Ok(Ok(_)) => tokio::time::sleep(ON_THEIR_WAY).await,
+            // An engine that is gone, or knows no such call: core says it again.
+            Ok(Err(status)) => tracing::debug!(%status, "polls are not ended"),
+            Err(_) => tracing::debug!("polls are not ended: the engine does not answer"),
+        }
+    }
 }
 
 async fn connect_patiently(engine: &Engine) -> Result<Client, Error> {

@@ -13,8 +13,8 @@ pub struct Config {
     pub namespaces: Vec<Registration>,
     /// Actors that runs are spread over.
     pub shards: usize,
-    /// Runs kept in memory, over all shards.
-    pub cached_runs: usize,
+    /// Memory for runs that are not being worked on, about, over all shards.
+    pub cache_bytes: usize,
     /// How long a request for new history or an update's outcome is held.
     pub long_poll: Duration,
     /// How long a poll for a task is held.
@@ -33,7 +33,7 @@ impl Default for Config {
             limits: Limits::default(),
             namespaces: Vec::new(),
             shards: 4,
-            cached_runs: 20_000,
+            cache_bytes: 256 * 1024 * 1024,
             long_poll: Duration::from_secs(20),
             task_poll: Duration::from_secs(60),
             deadline_margin: Duration::from_secs(1),

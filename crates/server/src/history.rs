@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use prost::Message;
 use tidemill_engine::{Batch, Error};
-use tidemill_proto::api::history::v1::HistoryEvent;
-use tidemill_store::RunNo;
+use tidemill_proto::api::history::v1::{History, HistoryEvent};
+use tidemill_store::{HistoryBatch, RunNo};
 
 use crate::core::Core;
-use crate::shard::{View, decode_batch};
+use crate::shard::View;
 
 /// Batches in one page; the protocol's pages count batches.
 pub(crate) const PAGE_BATCHES: usize = 256;
@@ -34,6 +35,7 @@ impl Core {
         if from > to {
             return Ok(Page::default());
         }
+        let run = RunNo(view.run.id.no);
         if view
             .tail
             .first_event_id()
@@ -43,12 +45,12 @@ impl Core {
                 .tail
                 .batches()
                 .filter(|b| b.last_event_id >= from && b.first_event_id <= to);
-            return Ok(page(held.cloned(), from, to, batches));
+            return page(held, from, to, batches, run);
         }
         let stored = self
-            .stored_batches(RunNo(view.run.id.no), from, to, batches + 1, false)
+            .stored_batches(run, from, to, batches + 1, false)
             .await?;
-        Ok(page(stored.into_iter(), from, to, batches))
+        page(stored.iter(), from, to, batches, run)
     }
 
     /// Newest first: events `..=from`, at most `batches` batches; the event to go on with.
@@ -58,19 +60,12 @@ impl Core {
         from: i64,
         batches: usize,
     ) -> Result<Page, Error> {
-        let stored = self
-            .stored_batches(RunNo(view.run.id.no), 1, from, batches, true)
-            .await?;
+        let run = RunNo(view.run.id.no);
+        let stored = self.stored_batches(run, 1, from, batches, true).await?;
         let mut events = Vec::new();
         for batch in &stored {
-            events.extend(
-                batch
-                    .events
-                    .iter()
-                    .rev()
-                    .filter(|e| e.event_id <= from)
-                    .cloned(),
-            );
+            let batch = decode(batch, run)?.into_iter().rev();
+            events.extend(batch.filter(|e| e.event_id <= from));
         }
         let last = stored.last().map_or(1, |b| b.first_event_id);
         Ok(Page {
@@ -91,8 +86,9 @@ impl Core {
             if from > to {
                 return Ok(batches);
             }
+            let run = RunNo(view.run.id.no);
             let page = self
-                .stored_batches(RunNo(view.run.id.no), from, to, PAGE_BATCHES, false)
+                .stored_batches(run, from, to, PAGE_BATCHES, false)
                 .await?;
             if page.is_empty() {
                 return Err(Error::DataLoss(format!(
@@ -100,7 +96,14 @@ impl Core {
                     view.run.id.run_id
                 )));
             }
-            batches.extend(page);
+            for batch in page {
+                batches.push(Arc::new(Batch {
+                    first_event_id: batch.first_event_id,
+                    last_event_id: batch.last_event_id,
+                    events: decode(&batch, run)?,
+                    bytes: batch.bytes,
+                }));
+            }
         }
     }
 
@@ -112,21 +115,24 @@ impl Core {
         event_id: i64,
     ) -> Result<HistoryEvent, Error> {
         let from = if batch_id > 0 { batch_id } else { event_id };
-        let held = view
-            .tail
-            .batches()
-            .find(|b| b.first_event_id <= event_id && b.last_event_id >= event_id)
-            .cloned();
+        let run = RunNo(view.run.id.no);
+        let holds = |b: &HistoryBatch| b.first_event_id <= event_id && b.last_event_id >= event_id;
+        let held = view.tail.batches().find(|b| holds(b)).cloned();
         let batch = match held {
             Some(batch) => Some(batch),
             None => self
-                .stored_batches(RunNo(view.run.id.no), from, event_id, PAGE_BATCHES, false)
+                .stored_batches(run, from, event_id, PAGE_BATCHES, false)
                 .await?
                 .into_iter()
-                .find(|b| b.first_event_id <= event_id && b.last_event_id >= event_id),
+                .find(holds),
         };
-        batch
-            .and_then(|b| b.events.iter().find(|e| e.event_id == event_id).cloned())
+        let events = match batch {
+            Some(batch) => decode(&batch, run)?,
+            None => Vec::new(),
+        };
+        events
+            .into_iter()
+            .find(|e| e.event_id == event_id)
             .ok_or_else(|| {
                 Error::DataLoss(format!(
                     "event {event_id} of run {} is missing",
@@ -142,43 +148,45 @@ impl Core {
         to: i64,
         limit: usize,
         reverse: bool,
-    ) -> Result<Vec<Arc<Batch>>, Error> {
+    ) -> Result<Vec<HistoryBatch>, Error> {
         let core = self.clone();
         let read = tokio::task::spawn_blocking(move || {
             core.store.read_history(run, from, to, limit, reverse)
         });
-        let stored = read
-            .await
+        read.await
             .map_err(|e| Error::Internal(e.to_string()))?
-            .map_err(|e| Error::Unavailable(e.to_string()))?;
-        stored
-            .iter()
-            .map(|b| decode_batch(b).map(Arc::new))
-            .collect::<Result<_, _>>()
-            .map_err(|e| {
-                Error::DataLoss(format!("history of run {} cannot be decoded: {e}", run.0))
-            })
+            .map_err(|e| Error::Unavailable(e.to_string()))
     }
 }
 
-fn page(batches: impl Iterator<Item = Arc<Batch>>, from: i64, to: i64, most: usize) -> Page {
+/// The events of a stored batch.
+fn decode(batch: &HistoryBatch, run: RunNo) -> Result<Vec<HistoryEvent>, Error> {
+    let history = History::decode(batch.bytes.clone());
+    let history = history
+        .map_err(|e| Error::DataLoss(format!("history of run {} cannot be decoded: {e}", run.0)))?;
+    Ok(history.events)
+}
+
+fn page<'a>(
+    batches: impl Iterator<Item = &'a HistoryBatch>,
+    from: i64,
+    to: i64,
+    most: usize,
+    run: RunNo,
+) -> Result<Page, Error> {
     let mut page = Page::default();
     let mut bytes = 0;
     let mut next = from;
     for (count, batch) in batches.enumerate() {
         if count >= most || (count > 0 && bytes + batch.bytes.len() > PAGE_BYTES) {
             page.next_event_id = Some(next);
-            return page;
+            return Ok(page);
         }
         bytes += batch.bytes.len();
-        page.events.extend(
-            batch
-                .events
-                .iter()
-                .filter(|e| e.event_id >= from && e.event_id <= to)
-                .cloned(),
-        );
+        let events = decode(batch, run)?.into_iter();
+        page.events
+            .extend(events.filter(|e| e.event_id >= from && e.event_id <= to));
         next = batch.last_event_id + 1;
     }
-    page
+    Ok(page)
 }

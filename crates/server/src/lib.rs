@@ -15,6 +15,7 @@ mod collect;
 mod commit;
 mod config;
 mod core;
+pub mod examine;
 mod history;
 mod identifiers;
 pub mod matching;
@@ -27,6 +28,7 @@ mod record_writer;
 mod retention;
 pub mod search_attributes;
 mod shard;
+mod sticky;
 mod timers;
 mod token;
 mod waiters;
@@ -112,6 +114,7 @@ impl Server {
             tokio::spawn(timers::read_ahead(core.clone())),
             tokio::spawn(outbox::resume(core.clone())),
             tokio::spawn(retention::run(core.clone())),
+            tokio::spawn(sticky::give_up_abandoned(core.clone())),
         ];
         let background = Background { tasks, actors };
         Ok(Self {

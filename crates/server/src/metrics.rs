@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
@@ -59,7 +59,7 @@ pub struct Metrics {
     pending: Family<OperationLabels, Gauge>,
     latency: Family<OperationLabels, Histogram, fn() -> Histogram>,
     errors: Family<ErrorLabels, Counter>,
-    queues: Mutex<HashMap<QueueLabels, Arc<Queue>>>,
+    queues: RwLock<Queues>,
     queue_families: QueueFamilies,
     /// Transitions that were rolled back because of a broken invariant.
     pub contained_failures: Counter,
@@ -81,6 +81,21 @@ pub struct Queue {
     pub schedule_to_start: Histogram,
     /// How long polls waited, with or without a task at the end.
     pub poll_latency: Histogram,
+}
+
+/// The handles by namespace, queue and type, found without making a key.
+#[derive(Default)]
+struct Queues {
+    by_name: HashMap<String, HashMap<String, ByType>>,
+    len: usize,
+}
+
+type ByType = [Option<Arc<Queue>>; 2];
+
+impl Queues {
+    fn get(&self, namespace: &str, name: &str, task_type: TaskType) -> Option<&Arc<Queue>> {
+        self.by_name.get(namespace)?.get(name)?[task_type as usize].as_ref()
+    }
 }
 
 struct QueueFamilies {
@@ -138,7 +153,7 @@ impl Metrics {
             pending: Family::default(),
             latency: Family::new_with_constructor(Histogram::latency),
             errors: Family::default(),
-            queues: Mutex::default(),
+            queues: RwLock::default(),
             queue_families: QueueFamilies {
                 schedule_to_start: Family::new_with_constructor(Histogram::latency),
                 poll_latency: Family::new_with_constructor(Histogram::latency),
@@ -210,29 +225,33 @@ impl Metrics {
     /// The handle of a task queue. Not for names of sticky queues, which are unique to a worker
     /// process: one after the other, they would use up all labels.
     pub fn queue(&self, namespace: &str, name: &str, task_type: TaskType) -> Arc<Queue> {
-        let mut labels = QueueLabels {
+        if let Some(queue) = self.queues.read().get(namespace, name, task_type) {
+            return queue.clone();
+        }
+        let mut queues = self.queues.write();
+        let is_other = queues.len >= QUEUE_LABELS_MAX;
+        let (namespace, name) = match is_other {
+            true => (OTHER_QUEUES, OTHER_QUEUES),
+            false => (namespace, name),
+        };
+        let named = queues.by_name.entry(namespace.to_owned()).or_default();
+        let handle = &mut named.entry(name.to_owned()).or_default()[task_type as usize];
+        if let Some(queue) = handle {
+            return queue.clone();
+        }
+        let labels = QueueLabels {
             namespace: namespace.to_owned(),
             taskqueue: name.to_owned(),
             task_type: task_type.label(),
         };
-        let mut queues = self.queues.lock();
-        if let Some(queue) = queues.get(&labels) {
-            return queue.clone();
-        }
-        if queues.len() >= QUEUE_LABELS_MAX {
-            labels.namespace = OTHER_QUEUES.to_owned();
-            labels.taskqueue = OTHER_QUEUES.to_owned();
-        }
         let families = &self.queue_families;
-        queues
-            .entry(labels)
-            .or_insert_with_key(|labels| {
-                Arc::new(Queue {
-                    schedule_to_start: families.schedule_to_start.get_or_create_owned(labels),
-                    poll_latency: families.poll_latency.get_or_create_owned(labels),
-                })
-            })
-            .clone()
+        let queue = Arc::new(Queue {
+            schedule_to_start: families.schedule_to_start.get_or_create_owned(&labels),
+            poll_latency: families.poll_latency.get_or_create_owned(&labels),
+        });
+        *handle = Some(queue.clone());
+        queues.len += usize::from(!is_other);
+        queue
     }
 
     /// All metrics in the OpenMetrics text format.

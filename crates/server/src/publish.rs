@@ -22,8 +22,8 @@ pub(crate) struct Published {
 
 struct RunNotice {
     run: RunIdentity,
-    next_event_id: i64,
     grew: bool,
+    closed: bool,
     due: Option<Time>,
     added: Vec<Added>,
     removed: Vec<TaskKey>,
@@ -57,8 +57,8 @@ fn notice(t: &mut Transition) -> RunNotice {
         kind,
     };
     RunNotice {
-        next_event_id: t.run.core.next_event_id,
         grew: !t.batches.is_empty(),
+        closed: !t.run.is_open(),
         due: t.due.flatten(),
         added: t
             .tasks_added
@@ -94,8 +94,8 @@ impl Published {
         for notice in self.runs {
             let RunNotice {
                 run,
-                next_event_id,
                 grew,
+                closed,
                 due,
                 added,
                 removed,
@@ -119,7 +119,7 @@ impl Published {
                 core.timers.arm(run.clone(), at);
             }
             if grew {
-                core.waiters.history_grew(run.run, next_event_id);
+                core.waiters.history_grew(run.run, closed);
             }
             for effect in effects {
                 tell(core, &run, effect);

@@ -40,6 +40,21 @@ pub struct TaskToken {
     pub(crate) stamp: i64,
 }
 
+/// The part of a [`TaskToken`] that says whose it is.
+#[derive(Clone, PartialEq, Message)]
+struct Owner {
+    #[prost(bytes = "vec", tag = "1")]
+    namespace: Vec<u8>,
+}
+
+fn invalid() -> Error {
+    Error::invalid("Invalid TaskToken.")
+}
+
+fn unset() -> Error {
+    Error::invalid("Task token not set on request.")
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]
 pub(crate) enum TokenKind {
@@ -84,10 +99,9 @@ impl TaskToken {
     }
 
     /// Reads a token. Garbage is `InvalidArgument`.
-    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
-        let invalid = || Error::invalid("Invalid TaskToken.");
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Error> {
         if bytes.is_empty() {
-            return Err(Error::invalid("Task token not set on request."));
+            return Err(unset());
         }
         let token = <Self as Message>::decode(bytes).map_err(|_| invalid())?;
         let known = token.namespace.len() == 16
@@ -100,9 +114,14 @@ impl TaskToken {
         self.encode_to_vec()
     }
 
-    /// The namespace that the task belongs to.
-    pub fn namespace_id(&self) -> [u8; 16] {
-        self.namespace.as_slice().try_into().unwrap_or_default()
+    /// The namespace of the task that an encoded token names. The rest is read by whoever works on the
+    /// task.
+    pub fn namespace_of(bytes: &[u8]) -> Result<[u8; 16], Error> {
+        if bytes.is_empty() {
+            return Err(unset());
+        }
+        let owner = Owner::decode(bytes).map_err(|_| invalid())?;
+        owner.namespace.as_slice().try_into().map_err(|_| invalid())
     }
 
     pub(crate) fn run_id(&self) -> [u8; 16] {
@@ -121,7 +140,7 @@ impl TaskToken {
         if self.kind() == kind {
             Ok(self)
         } else {
-            Err(Error::invalid("Invalid TaskToken."))
+            Err(invalid())
         }
     }
 

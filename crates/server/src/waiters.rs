@@ -20,7 +20,10 @@ const SPREAD: usize = 16;
 pub(crate) struct Waiters(Arc<Lists>);
 
 struct Lists {
-    history: Vec<Mutex<HashMap<RunNo, watch::Sender<i64>>>>,
+    /// Who waits for any new event of a run.
+    history: Vec<Mutex<Watched>>,
+    /// Who waits for its end only: a busy run tells them once.
+    closes: Vec<Mutex<Watched>>,
     updates: Vec<Mutex<HashMap<RunNo, Vec<UpdateWaiter>>>>,
     queries: Vec<Mutex<HashMap<String, QueryWaiter>>>,
     hasher: RandomState,
@@ -28,6 +31,8 @@ struct Lists {
     /// Set before the lists are cleared and read under their locks: nobody is added afterwards.
     closed: AtomicBool,
 }
+
+type Watched = HashMap<RunNo, watch::Sender<()>>;
 
 struct UpdateWaiter {
     number: u64,
@@ -40,18 +45,19 @@ struct QueryWaiter {
     reply: oneshot::Sender<QueryEvent>,
 }
 
-/// Waits for a run's history to grow.
+/// Waits for a run's history to grow, or for its end.
 pub(crate) struct HistoryWait {
     lists: Arc<Lists>,
+    of: fn(&Lists) -> &[Mutex<Watched>],
     run: RunNo,
     /// Taken when the wait ends.
-    receive: Option<watch::Receiver<i64>>,
+    receive: Option<watch::Receiver<()>>,
 }
 
 impl HistoryWait {
-    /// Returns when history has grown since the last call, or the beginning; false when nobody
-    /// will tell any more.
-    pub(crate) async fn grown(&mut self) -> bool {
+    /// Returns when what is waited for has happened since the last call, or the beginning; false when
+    /// nobody will tell any more.
+    pub(crate) async fn told(&mut self) -> bool {
         match &mut self.receive {
             Some(receive) => receive.changed().await.is_ok(),
             None => false,
@@ -61,7 +67,7 @@ impl HistoryWait {
 
 impl Drop for HistoryWait {
     fn drop(&mut self) {
-        let mut map = self.lists.at(&self.lists.history, self.run).lock();
+        let mut map = self.lists.at((self.of)(&self.lists), self.run).lock();
         self.receive = None;
         if map
             .get(&self.run)
@@ -154,6 +160,7 @@ impl Waiters {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Lists {
             history: (0..SPREAD).map(|_| Mutex::default()).collect(),
+            closes: (0..SPREAD).map(|_| Mutex::default()).collect(),
             updates: (0..SPREAD).map(|_| Mutex::default()).collect(),
             queries: (0..SPREAD).map(|_| Mutex::default()).collect(),
             hasher: RandomState::new(),
@@ -163,28 +170,43 @@ impl Waiters {
     }
 
     pub(crate) fn watch_history(&self, run: RunNo) -> HistoryWait {
+        self.watch(run, |lists| &lists.history)
+    }
+
+    pub(crate) fn watch_close(&self, run: RunNo) -> HistoryWait {
+        self.watch(run, |lists| &lists.closes)
+    }
+
+    fn watch(&self, run: RunNo, of: fn(&Lists) -> &[Mutex<Watched>]) -> HistoryWait {
         let lists = &self.0;
-        let mut map = lists.at(&lists.history, run).lock();
+        let mut map = lists.at(of(lists), run).lock();
         let receive = if lists.is_closed() {
             None
         } else {
             Some(
                 map.entry(run)
-                    .or_insert_with(|| watch::channel(0).0)
+                    .or_insert_with(|| watch::channel(()).0)
                     .subscribe(),
             )
         };
         HistoryWait {
             lists: lists.clone(),
+            of,
             run,
             receive,
         }
     }
 
-    /// History has grown to `next_event_id`; -1 when the run was deleted.
-    pub(crate) fn history_grew(&self, run: RunNo, next_event_id: i64) {
-        if let Some(sender) = self.0.at(&self.0.history, run).lock().get(&run) {
-            sender.send_replace(next_event_id);
+    /// A run's history has grown. `closed`: to its end, or the run was deleted.
+    pub(crate) fn history_grew(&self, run: RunNo, closed: bool) {
+        let tell = |watched: &[Mutex<Watched>]| {
+            if let Some(sender) = self.0.at(watched, run).lock().get(&run) {
+                sender.send_replace(());
+            }
+        };
+        tell(&self.0.history);
+        if closed {
+            tell(&self.0.closes);
         }
     }
 
@@ -262,6 +284,7 @@ impl Waiters {
     pub(crate) fn close(&self) {
         self.0.closed.store(true, Ordering::SeqCst);
         self.0.history.iter().for_each(|m| m.lock().clear());
+        self.0.closes.iter().for_each(|m| m.lock().clear());
         self.0.updates.iter().for_each(|m| m.lock().clear());
         self.0.queries.iter().for_each(|m| m.lock().clear());
     }
@@ -273,7 +296,8 @@ mod tests {
 
     fn left(waiters: &Waiters) -> usize {
         let lists = &waiters.0;
-        let history: usize = lists.history.iter().map(|m| m.lock().len()).sum();
+        let watched = lists.history.iter().chain(&lists.closes);
+        let history: usize = watched.map(|m| m.lock().len()).sum();
         let updates: usize = lists.updates.iter().map(|m| m.lock().len()).sum();
         let queries: usize = lists.queries.iter().map(|m| m.lock().len()).sum();
         history + updates + queries
@@ -289,18 +313,26 @@ mod tests {
             waiters.wait_for_update(run, "a"),
             waiters.wait_for_update(run, "b"),
             waiters.wait_for_query(run),
+            waiters.watch_close(run),
         );
-        assert_eq!(left(&waiters), 3);
+        assert_eq!(left(&waiters), 4);
         drop(waits.0);
         drop(waits.2);
-        assert_eq!(left(&waiters), 3, "others wait still");
-        let (_, mut history, _, mut update, query) = ((), waits.1, (), waits.3, waits.4);
-        waiters.history_grew(run, 5);
-        assert!(history.grown().await);
+        assert_eq!(left(&waiters), 4, "others wait still");
+        let (mut history, mut update, query, mut close) = (waits.1, waits.3, waits.4, waits.5);
+        waiters.history_grew(run, false);
+        assert!(history.told().await);
+        tokio::select! {
+            biased;
+            _ = close.told() => panic!("the run is open"),
+            () = std::future::ready(()) => {}
+        }
+        waiters.history_grew(run, true);
+        assert!(history.told().await && close.told().await);
         waiters.update_event(run, "a", &UpdateEvent::Moved);
         waiters.update_event(run, "b", &UpdateEvent::Accepted);
         assert_eq!(update.event().await, Some(UpdateEvent::Accepted));
-        drop((history, update, query));
+        drop((history, update, query, close));
         assert_eq!(left(&waiters), 0);
     }
 
@@ -312,10 +344,12 @@ mod tests {
             let mut update = waiters.wait_for_update(run, "a");
             let mut query = waiters.wait_for_query(run);
             let mut history = waiters.watch_history(run);
+            let mut close = waiters.watch_close(run);
             if stop {
                 waiters.close();
-                assert!(!history.grown().await);
-                assert!(!waiters.watch_history(run).grown().await);
+                assert!(!history.told().await);
+                assert!(!close.told().await);
+                assert!(!waiters.watch_history(run).told().await);
                 assert!(waiters.wait_for_update(run, "a").event().await.is_none());
                 assert!(waiters.wait_for_query(run).event().await.is_none());
             } else {

@@ -6,14 +6,18 @@
 
 pub mod committer;
 pub mod error;
+mod examination;
 pub mod log;
 pub mod logged;
 pub mod record;
 pub mod sqlite;
 pub mod visibility;
 
+use std::fs::File;
+
 pub use committer::{Committer, Ticket};
 pub use error::Error;
+pub use examination::{Examination, Size};
 pub use record::*;
 
 /// What an implementation of the store offers. All calls block; callers choose the thread.
@@ -108,4 +112,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// How many times data was forced to disk since the store was opened.
     fn fsyncs(&self) -> u64;
+
+    /// Open runs by number after `after`, at most `limit`.
+    fn open_runs(&self, after: RunNo, limit: usize) -> Result<Vec<RunIdentity>, Error>;
+    /// What the data takes and whether it is as it was written. `complete` reads all of it; without it
+    /// only what costs little is looked at. Damage is a finding, and no error as long as anything can be
+    /// read.
+    fn examine(&self, complete: bool) -> Result<Examination, Error>;
+    /// A copy of everything that was committed before the call, and perhaps of some that was committed
+    /// meanwhile, as a data file of its own. It has no name any more: it is gone when it is closed.
+    /// Commits go on. Calls take turns.
+    fn backup(&self) -> Result<File, Error>;
 }

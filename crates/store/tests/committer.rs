@@ -1,5 +1,6 @@
 //! Group commit: order, failures, shutdown, on stores that fail on purpose.
 
+use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::Duration;
@@ -165,6 +166,15 @@ impl Store for Faulty {
     }
     fn fsyncs(&self) -> u64 {
         self.inner.fsyncs()
+    }
+    fn open_runs(&self, _: RunNo, _: usize) -> Result<Vec<RunIdentity>, Error> {
+        unimplemented!()
+    }
+    fn examine(&self, _: bool) -> Result<Examination, Error> {
+        unimplemented!()
+    }
+    fn backup(&self) -> Result<File, Error> {
+        unimplemented!()
     }
 }
 

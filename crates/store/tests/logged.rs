@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 use tidemill_store::committer::NO_LANE;
 use tidemill_store::logged::{LoggedStore, Options};
-use tidemill_store::sqlite::{self, SqliteStore};
+use tidemill_store::sqlite::{self, ReadOnly, SqliteStore};
 use tidemill_store::*;
 
 const SPACE: NamespaceId = [1; 16];
@@ -325,4 +325,45 @@ fn what_was_acknowledged_is_seen_at_once() {
         numbers(&open(&left.path().join("data.db"), lazy())).len() as i64,
         kept
     );
+}
+
+/// What a look at a file tells whose server was killed.
+#[test]
+fn an_examination_reads_the_log_of_a_file_that_was_not_closed() {
+    let folder = TempDir::new().unwrap();
+    let store = open(&folder.path().join("data.db"), lazy());
+    for number in 1..=10 {
+        store.apply(&[&start(number, 2_000)]).unwrap();
+    }
+    assert_eq!(store.examine(false).unwrap().unapplied, 0, "all is in");
+    for number in 11..=13 {
+        store.apply(&[&start(number, 2_000)]).unwrap();
+    }
+    let left = left_behind(folder.path());
+    let path = left.path().join("data.db");
+    let look = || ReadOnly::open(&path).unwrap().examine(true).unwrap();
+    let found = look();
+    assert_eq!((found.unapplied, found.runs_open), (3, 10));
+    assert_eq!(found.damage, Vec::<String>::new());
+    assert!(found.beside.iter().any(|file| file.name == "data.db-log-1"));
+
+    let log = left.path().join("data.db-log-1");
+    let sound = fs::read(&log).unwrap();
+    let mut bytes = sound.clone();
+    bytes[560] ^= 4;
+    fs::write(&log, &bytes).unwrap();
+    let damage = look().damage;
+    assert!(
+        matches!(&damage[..], [one] if one.contains("data.db-log-1 is damaged")),
+        "{damage:?}"
+    );
+    fs::remove_file(&log).unwrap();
+    let damage = look().damage;
+    assert!(
+        matches!(&damage[..], [one] if one.contains("is missing")),
+        "{damage:?}"
+    );
+    fs::write(&log, &sound).unwrap();
+    assert_eq!(numbers(&open(&path, lazy())).len(), 13);
+    assert_eq!(look().unapplied, 0);
 }

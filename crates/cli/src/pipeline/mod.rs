@@ -22,6 +22,8 @@ use clap::Subcommand;
 use tidemill_runtime::client::{Error, Pipelines};
 use tidemill_runtime::worker::Engine;
 
+pub(crate) use view::span;
+
 use crate::exit::Failure;
 
 #[derive(Subcommand)]
@@ -44,6 +46,8 @@ pub(crate) enum Command {
     Search(search::Arguments),
     /// Show what waits for which resource class, and the workers that serve it.
     Queues(queues::Arguments),
+    /// The engine's task queues, those of other workflows among them.
+    Queue(queues::list::Arguments),
     /// Remove artifacts that no run needs any more.
     Gc(gc::Arguments),
     /// Limits that all workers share: what a provider allows, and how much may run at a time.
@@ -112,6 +116,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
             Command::Retry(arguments) => retry::run(arguments).await,
             Command::Search(arguments) => search::run(arguments).await,
             Command::Queues(arguments) => queues::run(arguments).await,
+            Command::Queue(arguments) => queues::list::run(arguments).await,
             Command::Gc(arguments) => gc::run(arguments).await,
             Command::Limit(arguments) => limit::run(arguments).await,
         }

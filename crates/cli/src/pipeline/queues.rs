@@ -2,6 +2,7 @@
 
 mod endpoint;
 mod gather;
+pub(crate) mod list;
 mod report;
 
 use std::io::IsTerminal;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use tidemill_proto::maintenance::ListQueuesRequest;
 use tidemill_worker::http::{self, Routes};
 
 pub(crate) use endpoint::{Watch, mount};
@@ -23,6 +25,8 @@ use crate::{output, table};
 
 /// Between two pictures.
 const EVERY: Duration = Duration::from_secs(2);
+/// The deadline of each call.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -62,7 +66,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
             if arguments.watch && std::io::stdout().is_terminal() {
                 output::write("\x1b[H\x1b[2J");
             }
-            output::write(&text(&classes));
+            let others = others(&target.engine, &target.namespace, &classes).await?;
+            output::write(&(text(&classes) + &others));
         }
         if !arguments.watch {
             return Ok(());
@@ -72,6 +77,23 @@ pub(super) async fn run(arguments: Arguments) -> Result<(), Failure> {
             _ = tokio::signal::ctrl_c() => return Ok(()),
         }
     }
+}
+
+/// Queues of no class here that wait in vain: a workflow may use whatever queue it likes.
+async fn others(engine: &str, namespace: &str, classes: &[Class]) -> Result<String, Failure> {
+    let request = ListQueuesRequest {
+        namespace: namespace.to_owned(),
+        unattended_only: true,
+    };
+    let unattended = list::fetch(engine, request).await?.unwrap_or_default();
+    let shown = |name: &str| {
+        let mut queues = classes.iter().flat_map(|class| &class.queues);
+        queues.any(|queue| queue.queue == name)
+    };
+    let others = unattended.iter().filter(|queue| !shown(&queue.name));
+    Ok(others
+        .map(|queue| format!("\n! {}\n", list::advice(queue, engine)))
+        .collect())
 }
 
 async fn serve(address: &str, allow_remote: bool, source: Source) -> Result<(), Failure> {

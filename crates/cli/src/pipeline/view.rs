@@ -172,7 +172,7 @@ fn time(node: &NodeState, now: i64) -> String {
 }
 
 /// A span of milliseconds in at most seven characters.
-pub(super) fn span(ms: i64) -> String {
+pub(crate) fn span(ms: i64) -> String {
     let seconds = ms.max(0) / 1000;
     match seconds {
         0..10 => format!("{:.1}s", ms.max(0) as f64 / 1000.0),

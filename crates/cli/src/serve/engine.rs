@@ -1,4 +1,4 @@
-//! `tidemill engine`: the engine on a data file.
+//! `tidemill engine`: the engine on a data file. Without a subcommand it is served.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,11 +8,15 @@ use tidemill_server::namespaces::{DEFAULT, RETENTION_MIN, Registration};
 
 use super::listen::Listen;
 use super::run::{self, Data};
+use crate::engine_tools::{self, Tool};
 use crate::exit::Failure;
 use crate::{logging, span};
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    tool: Option<Tool>,
     /// Address to serve gRPC on.
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7233")]
     listen: String,
@@ -40,6 +44,9 @@ pub(crate) struct Arguments {
 
 /// Runs the engine until it is told to stop.
 pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
+    if let Some(tool) = arguments.tool {
+        return engine_tools::run(tool);
+    }
     logging::start(arguments.log_format, &arguments.log_level)?;
     if arguments.retention < RETENTION_MIN {
         return Err(Failure::usage("--retention must be at least 1h"));

@@ -8,7 +8,7 @@ use crate::exit::Failure;
 
 /// The deadline of calls that do not wait for anything.
 const TIMEOUT: Duration = Duration::from_secs(10);
-const ADDRESS: &str = "127.0.0.1:7233";
+pub(crate) const ADDRESS: &str = "127.0.0.1:7233";
 const NAMESPACE: &str = "default";
 
 /// Where the server is and what of it is meant.
@@ -42,14 +42,9 @@ impl Connection {
 
     /// Connects to the server at an address.
     pub(crate) async fn to(address: &str, namespace: String, json: bool) -> Result<Self, Failure> {
-        let client = client::connect(address).await.map_err(|error| {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-            Failure::general(format!(
-                "cannot connect to a server at {address}: {error}{}. Start one with `tidemill \
-                 engine`, or name another with --address.",
-                cause.unwrap_or_default()
-            ))
-        })?;
+        let client = client::connect(address)
+            .await
+            .map_err(|error| unreachable(address, &error))?;
         Ok(Self {
             client,
             namespace,
@@ -59,8 +54,18 @@ impl Connection {
     }
 }
 
+/// What to say when nothing answers at an address.
+pub(crate) fn unreachable(address: &str, error: &dyn std::error::Error) -> Failure {
+    let cause = error.source().map(|cause| format!(": {cause}"));
+    Failure::general(format!(
+        "cannot connect to a server at {address}: {error}{}. Start one with `tidemill engine`, or \
+         name another with --address.",
+        cause.unwrap_or_default()
+    ))
+}
+
 /// A setting from its flag, else from the environment, else the default.
-fn setting(flag: &Option<String>, name: &str, default: &str) -> String {
+pub(crate) fn setting(flag: &Option<String>, name: &str, default: &str) -> String {
     let variable = |prefix: &str| {
         std::env::var(format!("{prefix}_{name}"))
             .ok()

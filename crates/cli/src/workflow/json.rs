@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use prost::{Message, Name};
-use prost_reflect::{DescriptorPool, DynamicMessage};
+use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use serde_json::{Map, Value};
 
 use crate::exit::Failure;
@@ -18,13 +18,26 @@ static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 
 /// A message as JSON, payloads as they are: what SDKs' replayers read.
 pub(super) fn exact<M: Message + Name>(message: &M) -> Result<Value, Failure> {
-    let name = M::full_name();
+    serde_json::to_value(&dynamic(&M::full_name(), message)?).map_err(Failure::general)
+}
+
+/// A message of [`tidemill_proto::maintenance`], by its name, as JSON for scripts: fields are named as in
+/// the `.proto` file, all are there, and numbers are numbers.
+pub(crate) fn plain<M: Message>(name: &str, message: &M) -> Result<Value, Failure> {
+    let options = SerializeOptions::new()
+        .stringify_64_bit_integers(false)
+        .use_proto_field_name(true)
+        .skip_default_fields(false);
+    dynamic(&format!("tidemill.operator.v1.{name}"), message)?
+        .serialize_with_options(serde_json::value::Serializer, &options)
+        .map_err(Failure::general)
+}
+
+fn dynamic<M: Message>(name: &str, message: &M) -> Result<DynamicMessage, Failure> {
     let descriptor = POOL
-        .get_message_by_name(&name)
+        .get_message_by_name(name)
         .ok_or_else(|| Failure::general(format!("no descriptor of {name}")))?;
-    let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())
-        .map_err(Failure::general)?;
-    serde_json::to_value(&dynamic).map_err(Failure::general)
+    DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice()).map_err(Failure::general)
 }
 
 /// A message as JSON for reading: payloads that hold JSON are shown as the value they hold.
@@ -33,7 +46,7 @@ pub(super) fn readable<M: Message + Name>(message: &M) -> Result<Value, Failure>
 }
 
 /// Prints JSON on several lines.
-pub(super) fn print(value: &Value) {
+pub(crate) fn print(value: &Value) {
     output::write(&format!("{value:#}\n"));
 }
 

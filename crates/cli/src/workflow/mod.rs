@@ -3,7 +3,7 @@
 pub(crate) mod connection;
 mod describe;
 pub(crate) mod history;
-mod json;
+pub(crate) mod json;
 mod list;
 mod payload;
 mod reset;

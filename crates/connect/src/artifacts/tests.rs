@@ -42,7 +42,7 @@ fn stores() -> Stores {
 fn s3() -> Artifacts {
     static SERVER: OnceLock<servers::Server> = OnceLock::new();
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let server = SERVER.get_or_init(|| servers::Server::start("s3", "TIDEMILL_TEST_S3"));
+    let server = SERVER.get_or_init(|| servers::Server::start(".venv", "s3", "TIDEMILL_TEST_S3"));
     let (process, next) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let service = AmazonS3Builder::new()
         .with_endpoint(&server.url)

@@ -12,7 +12,7 @@ use servers::Server;
 pub(crate) fn url() -> &'static str {
     static SERVER: OnceLock<Server> = OnceLock::new();
     &SERVER
-        .get_or_init(|| Server::start("postgres", "TIDEMILL_TEST_POSTGRES"))
+        .get_or_init(|| Server::start(".venv", "postgres", "TIDEMILL_TEST_POSTGRES"))
         .url
 }
 

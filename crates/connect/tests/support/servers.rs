@@ -11,8 +11,9 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts `tests/servers/<name>.py`, unless `variable` has the URL of a server that runs.
-    pub(crate) fn start(name: &str, variable: &str) -> Self {
+    /// Starts `tests/servers/<name>.py` in an environment that the Makefile prepares, unless
+    /// `variable` has the URL of a server that runs.
+    pub(crate) fn start(environment: &str, name: &str, variable: &str) -> Self {
         if let Ok(url) = std::env::var(variable) {
             return Self {
                 url,
@@ -20,13 +21,13 @@ impl Server {
             };
         }
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let mut process = Command::new(root.join(".venv/bin/python"))
+        let mut process = Command::new(root.join(environment).join("bin/python"))
             .arg(root.join(format!("tests/servers/{name}.py")))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap_or_else(|e| {
-                panic!("{e}: run `make .venv/.ready`, or set {variable} to a server's URL")
+                panic!("{e}: run `make {environment}/.ready`, or set {variable} to a server's URL")
             });
         let mut line = String::new();
         let output = process.stdout.take().unwrap();

@@ -1,5 +1,6 @@
 //! What a simulated device is told to be, and how it is written.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tidemill_pipeline::size;
@@ -18,6 +19,8 @@ pub struct Settings {
     pub item_memory: u64,
     /// How long it takes to load a model.
     pub load: Duration,
+    /// While there is this file, no call ends. For tests of what stands before a device.
+    pub stall: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -29,13 +32,14 @@ impl Default for Settings {
             per_item: Duration::from_millis(1),
             item_memory: 0,
             load: Duration::ZERO,
+            stall: None,
         }
     }
 }
 
 impl Settings {
     /// Reads `sim`, `sim:NUMBER` or `sim:NUMBER:SIZE`, and settings after it such as
-    /// `,latency=20ms,per_item=500us,item_memory=64MiB,load=2s`.
+    /// `,latency=20ms,per_item=500us,item_memory=64MiB,load=2s,stall=FILE`.
     ///
     /// # Errors
     /// What was expected, and where.
@@ -66,9 +70,13 @@ impl Settings {
                 "per_item" => settings.per_item = time(value).map_err(wrong)?,
                 "item_memory" => settings.item_memory = size::parse(value).map_err(wrong)?,
                 "load" => settings.load = time(value).map_err(wrong)?,
+                "stall" if value.is_empty() => {
+                    return Err(wrong("the path of a file is missing".to_owned()));
+                }
+                "stall" => settings.stall = Some(PathBuf::from(value)),
                 _ => {
                     return Err(format!(
-                        "there is no setting {name:?}; there are latency, per_item, item_memory, load"
+                        "there is no setting {name:?}; there are latency, per_item, item_memory, load, stall"
                     ));
                 }
             }
@@ -108,7 +116,8 @@ mod tests {
 
     #[test]
     fn settings_are_read() {
-        let text = "sim:2:8GiB,latency=20ms,per_item=500us,item_memory=64MiB,load=2s";
+        let text =
+            "sim:2:8GiB,latency=20ms,per_item=500us,item_memory=64MiB,load=2s,stall=/tmp/stalled";
         assert_eq!(
             Settings::parse(text),
             Ok(Settings {
@@ -118,6 +127,7 @@ mod tests {
                 per_item: Duration::from_micros(500),
                 item_memory: 64 << 20,
                 load: Duration::from_secs(2),
+                stall: Some("/tmp/stalled".into()),
             })
         );
         assert_eq!(Settings::parse("sim"), Ok(Settings::default()));

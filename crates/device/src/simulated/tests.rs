@@ -181,3 +181,28 @@ async fn a_poisoned_item_fails_its_call_in_the_calls_time() {
     assert_eq!((report.items, report.failed), (2, 1));
     assert_eq!(report.busy_us, 25_000);
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_call_ends_while_the_file_is_there() {
+    let file = std::env::temp_dir().join(format!("tidemill-stall-{}", std::process::id()));
+    std::fs::write(&file, "").unwrap();
+    let device = Simulated::new(Settings {
+        stall: Some(file.clone()),
+        ..Settings::default()
+    });
+    let mut call = Box::pin(device.execute(1));
+    let hour = Duration::from_secs(3600);
+    assert!(timeout(hour, &mut call).await.is_err());
+    assert_eq!(device.report().executions, 0);
+    assert_eq!(
+        device.report().busy_us,
+        3_600_000_000,
+        "a stalled call computes"
+    );
+    std::fs::remove_file(&file).unwrap();
+    call.await.unwrap();
+    assert_eq!(device.report().executions, 1);
+    let started = Instant::now();
+    device.execute(1).await.unwrap();
+    assert_eq!(started.elapsed(), ms(21));
+}

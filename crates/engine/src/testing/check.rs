@@ -1,6 +1,7 @@
 //! What must hold of a run at any time.
 
 use super::*;
+use crate::progress::{self, Obstacle, Outlook, Stored};
 
 impl Rig {
     pub(crate) fn check(&self) {
@@ -9,10 +10,42 @@ impl Rig {
         self.check_store();
         self.check_tasks();
         self.check_volatile();
+        self.check_progress();
         if self.run.is_open() {
             self.check_open();
         } else {
             self.check_closed();
+        }
+    }
+
+    /// Nothing is lost that the run needs to go on; attempts may fail as often as they like.
+    fn check_progress(&self) {
+        let outlook = progress::outlook(&self.loaded(), &self.stored(), None);
+        let Outlook::Stuck(mut obstacles) = outlook else {
+            return;
+        };
+        obstacles.retain(|obstacle| {
+            !matches!(
+                obstacle,
+                Obstacle::WorkflowTaskFails { .. }
+                    | Obstacle::ActivityFails { .. }
+                    | Obstacle::ActivityPaused { .. }
+            )
+        });
+        assert_eq!(obstacles, []);
+    }
+
+    /// What the store holds beside the rows.
+    pub(crate) fn stored(&self) -> Stored {
+        Stored {
+            due: self.due,
+            tasks: self
+                .tasks
+                .iter()
+                .map(|task| (task.kind, task.place.clone()))
+                .collect(),
+            last_event_id: self.history.last().unwrap().last_event_id,
+            effects: self.outbox.len(),
         }
     }
 

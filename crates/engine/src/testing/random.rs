@@ -133,6 +133,8 @@ fn step(rig: &mut Rig, random: &mut Random) -> String {
     if random.one_in(20) {
         token.started_id += 1;
     }
+    // Now and then workers wait for what comes.
+    rig.waiting = [0, 0, 1, 2][random.below(4)];
     let done: Result<String, Error> = match random.below(30) {
         0..=2 => rig
             .signal(random.pick(&["", "r1", "r2", "r3"]))

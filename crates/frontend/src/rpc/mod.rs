@@ -4,6 +4,7 @@
 pub(crate) mod activity_control;
 pub(crate) mod activity_task;
 pub(crate) mod lifecycle;
+pub(crate) mod maintenance;
 pub(crate) mod namespace;
 pub(crate) mod nexus_task;
 pub(crate) mod operator;

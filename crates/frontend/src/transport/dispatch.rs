@@ -11,9 +11,10 @@ use std::time::Instant;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use tidemill_proto::maintenance::MaintenanceServiceServer;
 use tidemill_proto::operator_service::OperatorServiceServer;
 use tidemill_proto::workflow_service::WorkflowServiceServer;
-use tidemill_proto::{METHODS, operator_service, workflow_service};
+use tidemill_proto::{METHODS, maintenance, operator_service, workflow_service};
 use tidemill_server::metrics::{Metrics, Operation};
 use tonic::body::Body;
 use tonic::codec::CompressionEncoding::Gzip;
@@ -37,6 +38,7 @@ pub(super) struct Dispatch(Arc<Inner>);
 struct Inner {
     workflow: WorkflowServiceServer<Handler>,
     operator: OperatorServiceServer<Handler>,
+    maintenance: MaintenanceServiceServer<Handler>,
     health: HealthServer<HealthService>,
     reflection: Reflection,
     metrics: Arc<Metrics>,
@@ -57,6 +59,9 @@ impl Dispatch {
             .accept_compressed(Gzip)
             .max_decoding_message_size(limit)
             .max_encoding_message_size(ANSWER_BYTES_MAX);
+        let maintenance = MaintenanceServiceServer::from_arc(handler.clone())
+            .max_decoding_message_size(limit)
+            .max_encoding_message_size(ANSWER_BYTES_MAX);
         let operator = OperatorServiceServer::from_arc(handler)
             .accept_compressed(Gzip)
             .max_decoding_message_size(limit)
@@ -64,6 +69,7 @@ impl Dispatch {
         Self(Arc::new(Inner {
             workflow,
             operator,
+            maintenance,
             health: HealthServer::new(HealthService::from_health_reporter(health))
                 .accept_compressed(Gzip),
             reflection: Reflection::default(),
@@ -106,6 +112,7 @@ impl hyper::service::Service<Request<Incoming>> for Dispatch {
         let inflight: Inflight = match service.map_or("", |(service, _)| service) {
             workflow_service::SERVICE_NAME => inner.workflow.clone().call(request),
             operator_service::SERVICE_NAME => inner.operator.clone().call(request),
+            maintenance::SERVICE_NAME => inner.maintenance.clone().call(request),
             HEALTH => inner.health.clone().call(request),
             other => match inner.reflection.find(other) {
                 Some(mut service) => service.call(request),

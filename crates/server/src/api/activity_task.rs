@@ -25,11 +25,11 @@ use tidemill_proto::api::workflowservice::v1::{
 use tidemill_store::QueueName;
 use tokio::time::Instant;
 
-use super::workflow_task::{RETRY, scaling};
+use super::workflow_task::{RETRY, scaling, scaling_decision, started};
 use super::{Call, target};
 use crate::Server;
 use crate::commit::ACTIVITY_QUEUE;
-use crate::matching::{Handout, Offer, PollOptions, WorkerInfo};
+use crate::matching::{Handout, Offer, PollOptions, Polled, WorkerInfo};
 use crate::metrics::TaskType;
 use crate::namespaces::Namespace;
 use crate::shard::{Done, Target, View};
@@ -49,13 +49,7 @@ impl Server {
             kind: ACTIVITY_QUEUE,
         };
         let deadline = self.wait_until(&call, self.core.config.task_poll);
-        let version = request
-            .worker_version_capabilities
-            .as_ref()
-            .map(|v| WorkerVersionStamp {
-                build_id: v.build_id.clone(),
-                use_versioning: v.use_versioning,
-            });
+        let _call = self.core.matching.poll_call(&request.worker_instance_key);
         let worker = Arc::new(WorkerInfo {
             worker_instance_key: request.worker_instance_key,
             version_capabilities: request.worker_version_capabilities,
@@ -79,14 +73,20 @@ impl Server {
             };
             let offered = self.core.matching.poll(&name, options).await?;
             metric.poll_latency.observe(begun.elapsed());
-            let Some(handout) = offered else {
-                return Ok(PollActivityTaskQueueResponse::default());
+            let (done, scaling) = match offered {
+                None => return Ok(PollActivityTaskQueueResponse::default()),
+                Some(Polled::Started { task, scaling }) => {
+                    (started(task), scaling.map(scaling_decision))
+                }
+                Some(Polled::Offer(handout)) => {
+                    let scaling = scaling(&handout);
+                    let version = worker.version_stamp();
+                    let started =
+                        self.start_offered_activity(namespace, handout, &request.identity, version);
+                    (started.await, scaling)
+                }
             };
-            let scaling = scaling(&handout);
-            match self
-                .start_offered_activity(namespace, handout, &request.identity, version.clone())
-                .await
-            {
+            match done {
                 Ok(Done { value, view }) => {
                     metric
                         .schedule_to_start

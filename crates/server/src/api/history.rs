@@ -1,7 +1,7 @@
 //! Reading histories, with or without waiting for more (contract 7.1).
 
 use prost::Message;
-use tidemill_engine::{Error, workflow_task};
+use tidemill_engine::{Error, Outcome, workflow_task};
 use tidemill_proto::api::enums::v1::HistoryEventFilterType;
 use tidemill_proto::api::history::v1::History;
 use tidemill_proto::api::workflowservice::v1::{
@@ -14,7 +14,7 @@ use super::{Call, target};
 use crate::Server;
 use crate::history::PAGE_BATCHES;
 use crate::namespaces::Namespace;
-use crate::shard::{Target, View};
+use crate::shard::{Done, Target, View};
 use crate::token::HistoryToken;
 
 impl Server {
@@ -38,7 +38,7 @@ impl Server {
         let mut view = self.core.shards.read(target.clone()).await?;
         if wait && token.next_event_id > 1 && token.last_event_id == 0 {
             view = self
-                .wait_for(target, view, token.next_event_id, false, &call)
+                .wait_for(target, view, token.next_event_id, &call)
                 .await?;
         }
         let last = match token.last_event_id {
@@ -92,10 +92,25 @@ impl Server {
         wait: bool,
         call: &Call,
     ) -> Result<GetWorkflowExecutionHistoryResponse, Error> {
-        let mut view = self.core.shards.read(target.clone()).await?;
-        if view.run.is_open() && wait {
-            let next = view.run.core.next_event_id;
-            view = self.wait_for(target, view, next, true, call).await?;
+        let core = self.core.clone();
+        let asked = self.core.shards.on_run(target.clone(), move |run, _| {
+            // Where the run is changed: what closes it comes after this, and will be told.
+            let closing = wait && run.is_open();
+            Ok(Outcome::unchanged(
+                closing.then(|| core.waiters.watch_close(RunNo(run.id.no))),
+            ))
+        });
+        let Done {
+            value: closing,
+            mut view,
+        } = asked.await?;
+        if let Some(mut closing) = closing {
+            let deadline = self.wait_until(call, self.core.config.long_poll);
+            let told = tokio::time::timeout_at(deadline, closing.told()).await;
+            // Otherwise the server stops, or the time is over: the run is as open as it was.
+            if let Ok(true) = told {
+                view = self.core.shards.read(pinned(target, &view)).await?;
+            }
         }
         if view.run.is_open() {
             let next_page_token = match wait {
@@ -129,27 +144,17 @@ impl Server {
         target: Target,
         view: View,
         event_id: i64,
-        until_closed: bool,
         call: &Call,
     ) -> Result<View, Error> {
         let deadline = self.wait_until(call, self.core.config.long_poll);
-        // The run is pinned: a continued run's history ends where the next one begins.
-        let target = Target {
-            run_id: Some(tidemill_engine::ids::parse_uuid(&view.run.id.run_id).unwrap_or_default()),
-            ..target
-        };
+        let target = pinned(target, &view);
         let mut watch = self.core.waiters.watch_history(RunNo(view.run.id.no));
         loop {
             let view = self.core.shards.read(target.clone()).await?;
-            let has_come = if until_closed {
-                false
-            } else {
-                view.run.core.next_event_id > event_id
-            };
-            if has_come || !view.run.is_open() {
+            if view.run.core.next_event_id > event_id || !view.run.is_open() {
                 return Ok(view);
             }
-            match tokio::time::timeout_at(deadline, watch.grown()).await {
+            match tokio::time::timeout_at(deadline, watch.told()).await {
                 Ok(true) => {}
                 // The server stops, or the time is over: the answer is what there is.
                 Ok(false) | Err(_) => return Ok(view),
@@ -216,6 +221,14 @@ fn continued(token: &[u8], target: &mut Target) -> Result<HistoryToken, Error> {
     }
     target.run_id = Some(token.run_id());
     Ok(token)
+}
+
+/// The run itself: a continued run's history ends where the next one begins.
+fn pinned(target: Target, view: &View) -> Target {
+    Target {
+        run_id: Some(tidemill_engine::ids::parse_uuid(&view.run.id.run_id).unwrap_or_default()),
+        ..target
+    }
 }
 
 fn run_bytes(view: &View) -> Vec<u8> {

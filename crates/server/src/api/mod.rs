@@ -7,6 +7,7 @@ mod activity_task;
 mod describe;
 mod history;
 mod lifecycle;
+mod maintenance;
 mod multi_operation;
 mod query;
 mod reset;

@@ -85,10 +85,7 @@ impl Server {
             )
         };
         let eager_workflow_task = match value.eager {
-            Some(task) => Some(
-                self.workflow_task_response(namespace, &view, task, None)
-                    .await?,
-            ),
+            Some(task) => Some(self.workflow_task_response(namespace, &view, task).await?),
             None => None,
         };
         Ok(StartWorkflowExecutionResponse {

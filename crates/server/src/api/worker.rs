@@ -1,5 +1,7 @@
 //! The inventory of workers, and workers that take their leave (contract 8.6).
 
+use std::time::Duration;
+
 use prost::Message;
 use tidemill_engine::Error;
 use tidemill_proto::api::worker::v1::{WorkerHeartbeat, WorkerInfo, WorkerListInfo};
@@ -8,18 +10,21 @@ use tidemill_proto::api::workflowservice::v1::{
     ListWorkersRequest, ListWorkersResponse, RecordWorkerHeartbeatRequest,
     RecordWorkerHeartbeatResponse, ShutdownWorkerRequest, ShutdownWorkerResponse,
 };
-use tidemill_store::{QueueName, StoredTask};
+use tidemill_store::QueueName;
 use tokio::time::Instant;
 
 use super::Call;
 use crate::Server;
-use crate::commit::{ACTIVITY_QUEUE, WORKFLOW_QUEUE};
+use crate::commit::WORKFLOW_QUEUE;
 use crate::namespaces::Namespace;
-use crate::shard::Target;
+use crate::sticky;
 use crate::workers::{Query, Worker};
 
 /// Workers in a page at most, and when the caller does not say.
 const PAGE_MAX: usize = 1000;
+
+/// How long a worker that leaves waits at most until its polls are answered.
+const LEAVE: Duration = Duration::from_secs(1);
 
 /// Where a list of workers goes on.
 #[derive(Clone, PartialEq, Message)]
@@ -112,13 +117,14 @@ impl Server {
         })
     }
 
-    /// A worker begins to shut down: its polls end empty. Its sticky queue is given up, and what waited
-    /// there goes to any worker.
+    /// A worker begins to shut down: its polls end, those that were matched with their tasks and the
+    /// others empty, and it is answered after them. Its sticky queue is given up, and what waited there
+    /// goes to any worker.
     pub async fn shutdown_worker(
         &self,
         namespace: &Namespace,
         request: ShutdownWorkerRequest,
-        _call: Call,
+        call: Call,
     ) -> Result<ShutdownWorkerResponse, Error> {
         self.core.workers.shut_down(
             namespace.id,
@@ -126,37 +132,32 @@ impl Server {
             request.worker_heartbeat,
             Instant::now(),
         );
-        let name = |name: &str, kind| QueueName {
-            namespace: namespace.id,
-            name: name.into(),
-            kind,
-        };
-        let polled = [
-            name(&request.task_queue, WORKFLOW_QUEUE),
-            name(&request.task_queue, ACTIVITY_QUEUE),
-            name(&request.sticky_task_queue, WORKFLOW_QUEUE),
-        ];
         self.core
             .matching
-            .end_polls_of(&request.worker_instance_key, &polled);
+            .end_polls_of(&request.worker_instance_key);
         if !request.sticky_task_queue.is_empty() {
             let queue = QueueName {
                 namespace: namespace.id,
                 name: request.sticky_task_queue.as_str().into(),
                 kind: WORKFLOW_QUEUE,
             };
-            let (server, namespace) = (self.clone(), namespace.clone());
+            let (core, namespace) = (self.core.clone(), namespace.clone());
             // Apart from the call: its caller may go away, and the tasks are in nobody's hands
             // until they are in their next queue.
             let moved = self.core.runtime.spawn(async move {
-                for task in server.core.matching.unload(&queue) {
-                    server.to_normal_queue(&namespace, task).await;
+                for task in core.matching.unload(&queue) {
+                    sticky::to_normal_queue(&core, &namespace, task).await;
                 }
             });
             moved.await.map_err(|error| {
                 Error::Internal(format!("a sticky queue was not given up: {error}"))
             })?;
         }
+        let answered = self
+            .core
+            .matching
+            .polls_answered(&request.worker_instance_key);
+        let _ = tokio::time::timeout_at(self.wait_until(&call, LEAVE), answered).await;
         Ok(ShutdownWorkerResponse {})
     }
 
@@ -164,29 +165,6 @@ impl Server {
     /// ever matched with.
     pub async fn worker_left(&self, instance: &str) {
         self.core.matching.left(instance).await;
-    }
-
-    async fn to_normal_queue(&self, namespace: &Namespace, task: StoredTask) {
-        match self
-            .core
-            .shards
-            .read(Target::of(namespace, &task.owner))
-            .await
-        {
-            Ok(view) => {
-                let name = QueueName {
-                    name: view.run.task_queue().into(),
-                    ..task.task.key.queue.clone()
-                };
-                self.core.matching.add_to(&name, task);
-            }
-            // The run was deleted, and its tasks with it.
-            Err(Error::NotFound(_)) => {}
-            Err(error) => {
-                tracing::warn!(%error, workflow_id = %task.owner.workflow_id, "a task stays on its sticky queue until that times out");
-                self.core.matching.requeue(task);
-            }
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Workflow tasks: polls, completions, failures (contract section 1).
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use super::{Call, target};
 use crate::Server;
 use crate::commit::WORKFLOW_QUEUE;
 use crate::history::PAGE_BATCHES;
-use crate::matching::{Handout, Offer, PollOptions, QueryTask, WorkerInfo};
+use crate::matching::{Handout, Offer, PollOptions, Polled, QueryTask, WorkerInfo};
 use crate::metrics::{STICKY_QUEUES, TaskType};
 use crate::namespaces::Namespace;
 use crate::shard::{Done, Target, View};
@@ -49,13 +50,7 @@ impl Server {
             kind: WORKFLOW_QUEUE,
         };
         let deadline = self.wait_until(&call, self.core.config.task_poll);
-        let version = request
-            .worker_version_capabilities
-            .as_ref()
-            .map(|v| WorkerVersionStamp {
-                build_id: v.build_id.clone(),
-                use_versioning: v.use_versioning,
-            });
+        let _call = self.core.matching.poll_call(&request.worker_instance_key);
         let worker = Arc::new(WorkerInfo {
             worker_instance_key: request.worker_instance_key,
             version_capabilities: request.worker_version_capabilities,
@@ -77,8 +72,15 @@ impl Server {
                 .queue(&namespace.name, label, TaskType::Workflow)
                 .poll_latency
                 .observe(begun.elapsed());
-            let Some(handout) = offered else {
-                return Ok(PollWorkflowTaskQueueResponse::default());
+            let handout = match offered {
+                None => return Ok(PollWorkflowTaskQueueResponse::default()),
+                Some(Polled::Started { task, scaling }) => {
+                    let done = started(task)?;
+                    let mut response = self.started_task_response(namespace, done).await?;
+                    response.poller_scaling_decision = scaling.map(scaling_decision);
+                    return Ok(response);
+                }
+                Some(Polled::Offer(handout)) => handout,
             };
             match handout.offer() {
                 Offer::Query(query) => {
@@ -104,33 +106,13 @@ impl Server {
                 Offer::Task(_) | Offer::Speculative(_) => {
                     let hint = handout.backlog_count();
                     let scaling = scaling(&handout);
+                    let version = worker.version_stamp();
                     let started = self
-                        .start_offered(
-                            namespace,
-                            handout,
-                            &request.identity,
-                            sticky,
-                            version.clone(),
-                        )
+                        .start_offered(namespace, handout, &request.identity, sticky, version)
                         .await;
                     match started {
                         Ok(done) => {
-                            let Done { value, view } = done;
-                            // By the run's queue, whichever was polled.
-                            self.observe_start(
-                                namespace,
-                                &value.task_queue,
-                                value.scheduled_time,
-                                value.task.started_time,
-                            );
-                            let mut response = self
-                                .workflow_task_response(
-                                    namespace,
-                                    &view,
-                                    value,
-                                    sticky.then_some(&queue),
-                                )
-                                .await?;
+                            let mut response = self.started_task_response(namespace, done).await?;
                             response.backlog_count_hint = hint;
                             response.poller_scaling_decision = scaling;
                             return Ok(response);
@@ -145,6 +127,23 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// A task that has just started as its worker gets it.
+    async fn started_task_response(
+        &self,
+        namespace: &Namespace,
+        done: Done<Started>,
+    ) -> Result<PollWorkflowTaskQueueResponse, Error> {
+        let Done { value, view } = done;
+        // By the run's queue, whichever was polled.
+        self.observe_start(
+            namespace,
+            &value.task_queue,
+            value.scheduled_time,
+            value.task.started_time,
+        );
+        self.workflow_task_response(namespace, &view, value).await
     }
 
     /// Lets the run start the offered task. The offer goes back to its queue unless the run took
@@ -202,7 +201,6 @@ impl Server {
         namespace: &Namespace,
         view: &View,
         started: Started,
-        _sticky: Option<&TaskQueue>,
     ) -> Result<PollWorkflowTaskQueueResponse, Error> {
         let page = self
             .core
@@ -314,7 +312,7 @@ impl Server {
         }
         let workflow_task = match value.new_task {
             Some(started) => Some(
-                self.workflow_task_response(namespace, &view, started, None)
+                self.workflow_task_response(namespace, &view, started)
                     .await?,
             ),
             None => None,
@@ -397,11 +395,20 @@ fn completion(namespace: &Namespace, request: RespondWorkflowTaskCompletedReques
 }
 
 pub(super) fn scaling(handout: &Handout) -> Option<PollerScalingDecision> {
-    handout
-        .scaling()
-        .map(|poll_request_delta_suggestion| PollerScalingDecision {
-            poll_request_delta_suggestion,
-        })
+    handout.scaling().map(scaling_decision)
+}
+
+pub(super) fn scaling_decision(poll_request_delta_suggestion: i32) -> PollerScalingDecision {
+    PollerScalingDecision {
+        poll_request_delta_suggestion,
+    }
+}
+
+/// What a poll was reserved for.
+pub(super) fn started<T: 'static>(task: Box<dyn Any + Send>) -> Result<Done<T>, Error> {
+    task.downcast()
+        .map(|done| *done)
+        .map_err(|_| Error::Internal("a poll was given a task of another kind".into()))
 }
 
 fn normal_queue(name: String) -> TaskQueue {

@@ -335,9 +335,14 @@ impl Backlog {
         in_memory.or(beyond)
     }
 
+    /// True when no task waits, in memory or in the store.
+    pub(super) fn is_drained(&self) -> bool {
+        self.limit == END && self.tasks.is_empty()
+    }
+
     /// True when nothing is known of and nothing is in the store.
     pub(super) fn is_empty(&self) -> bool {
-        self.limit == END && self.tasks.is_empty() && self.out.is_empty() && self.page.is_none()
+        self.is_drained() && self.out.is_empty() && self.page.is_none()
     }
 
     /// True when by count nothing is left, but only the store can say so.

@@ -77,11 +77,8 @@ impl Matching {
     /// Looks at every queue: for people and metrics, not for the way of a task.
     pub fn queues(&self) -> Vec<QueueSummary> {
         let now = Instant::now();
-        let mut summaries = Vec::new();
-        for shard in &self.inner.shards {
-            let queues: Vec<_> = shard.lock().values().cloned().collect();
-            summaries.extend(queues.iter().map(|queue| self.summary(queue, now)));
-        }
+        let summaries = self.loaded().map(|queue| self.summary(&queue, now));
+        let mut summaries: Vec<_> = summaries.collect();
         summaries.sort_by(|a, b| a.queue.cmp(&b.queue));
         summaries
     }
@@ -211,7 +208,7 @@ mod tests {
         let before = rig.wall();
         assert!(
             rig.matching
-                .poll(&queue("q"), options)
+                .offered(&queue("q"), options)
                 .await
                 .unwrap()
                 .is_none()

@@ -73,7 +73,7 @@ mod tests {
                 sticky: true,
                 ..PollOptions::new("a", deadline)
             };
-            assert!(rig.matching.poll(&q, options).await.unwrap().is_none());
+            assert!(rig.matching.offered(&q, options).await.unwrap().is_none());
         }
         // 2,000 names in 200 s, each kept for 60 s and up to one round of the sweep.
         assert!(
@@ -91,7 +91,7 @@ mod tests {
         rig.add("backlog", 3, 1);
         let far = Instant::now() + Duration::from_secs(100_000);
         let q = queue("polled");
-        let mut poll = Box::pin(rig.matching.poll(&q, PollOptions::new("a", far)));
+        let mut poll = Box::pin(rig.matching.offered(&q, PollOptions::new("a", far)));
         assert!(look(&mut poll).is_none());
         rig.add("held", 3, 2);
         let held = rig.poll("held", 1).await.unwrap();

@@ -10,6 +10,8 @@
 //! - [`poll`](Matching::poll) brings a [`Handout`]. The caller lets the run start the task, and
 //!   ends the handout with `finish` once that is durable or the run refused the task. A handout
 //!   that is dropped goes back to the front of its queue.
+//! - [`reserve`](Matching::reserve) may be asked before a row is written: a task that starts for a poll
+//!   that waits needs none of the above.
 //!
 //! A task is handed to one worker at a time. In rare races (a caller gone in the middle of a
 //! durable start) a task is offered once more after it started; the run refuses it.
@@ -24,6 +26,8 @@
 
 mod backlog;
 mod beyond;
+#[cfg(test)]
+mod chaos;
 mod describe;
 mod idle;
 mod leaving;
@@ -34,6 +38,7 @@ mod pollers;
 mod query;
 mod queue;
 mod rate;
+mod reserve;
 mod stats;
 mod sticky;
 #[cfg(test)]
@@ -50,10 +55,12 @@ use tidemill_store::{NamespaceId, Nanos, QueueName, Store, StoredTask, TaskKey};
 
 pub use describe::{QueueInfo, QueueSummary};
 pub use offer::{Offer, QueryTask, SpeculativeTask};
+pub(crate) use poll::Polled;
 pub use poll::{Handout, PollOptions};
 pub use pollers::{PollerInfo, WorkerInfo};
 pub use query::{QueryError, QueryId, QueryRequest};
 pub use rate::{EffectiveRate, RateSource};
+pub(crate) use reserve::Reservation;
 pub use stats::Stats;
 
 use offer::Transient;
@@ -261,13 +268,16 @@ impl Matching {
     /// Ends all polls and queries at once, and all that come later.
     pub fn shutdown(&self) {
         self.inner.closed.store(true, Ordering::SeqCst);
-        for shard in &self.inner.shards {
-            let queues: Vec<_> = shard.lock().values().cloned().collect();
-            for queue in queues {
-                queue.close(&mut queue.lock());
-            }
+        for queue in self.loaded() {
+            queue.close(&mut queue.lock());
         }
         self.inner.queries.stop();
+    }
+
+    /// All queues in memory, a shard at a time: none is locked while its queues are gone through.
+    fn loaded(&self) -> impl Iterator<Item = Arc<Queue>> {
+        let shards = self.inner.shards.iter();
+        shards.flat_map(|shard| shard.lock().values().cloned().collect::<Vec<_>>())
     }
 
     fn env(&self) -> &Arc<Env> {
@@ -356,7 +366,7 @@ mod tests {
         for other in others {
             let poll = rig
                 .matching
-                .poll(&other, PollOptions::new("a", in_seconds(1)));
+                .offered(&other, PollOptions::new("a", in_seconds(1)));
             assert!(poll.await.unwrap().is_none());
         }
         assert!(rig.poll("q", 1).await.is_some());
@@ -451,7 +461,10 @@ mod tests {
         assert_eq!(seq_of(&handout), 1, "the other one has expired");
         handout.finish();
         // A waiting poll gets one at once.
-        let mut poll = Box::pin(rig.matching.poll(&q, PollOptions::new("a", in_seconds(60))));
+        let mut poll = Box::pin(
+            rig.matching
+                .offered(&q, PollOptions::new("a", in_seconds(60))),
+        );
         assert!(look(&mut poll).is_none());
         rig.matching.add_transient(&q, speculative(7, 5));
         assert!(look(&mut poll).is_some());
@@ -470,7 +483,12 @@ mod tests {
             ..PollOptions::new("a", in_seconds(60))
         };
         for n in 0..30_u64 {
-            let handout = rig.matching.poll(&q, limited(10.0)).await.unwrap().unwrap();
+            let handout = rig
+                .matching
+                .offered(&q, limited(10.0))
+                .await
+                .unwrap()
+                .unwrap();
             rig.start(handout);
             // Ten at once, then one each 100 ms; tokio's timers are exact to a millisecond.
             let expected = Duration::from_millis(n.saturating_sub(9) * 100);
@@ -484,7 +502,7 @@ mod tests {
         assert_eq!(rig.describe("q").effective_rate.unwrap().per_second, 10.0);
         // Paused, then released by the operator while a poll waits.
         let begun = Instant::now();
-        let paused = rig.matching.poll(&q, limited(0.0));
+        let paused = rig.matching.offered(&q, limited(0.0));
         let release = async {
             pause(20).await;
             rig.matching.set_rate_limit(&q, Some(5.0));

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidemill_proto::api::common::v1::WorkerVersionCapabilities;
+use tidemill_proto::api::common::v1::{WorkerVersionCapabilities, WorkerVersionStamp};
 use tidemill_proto::api::deployment::v1::WorkerDeploymentOptions;
 use tidemill_store::Nanos;
 use tokio::time::Instant;
@@ -15,6 +15,17 @@ pub struct WorkerInfo {
     pub worker_instance_key: String,
     pub deployment_options: Option<WorkerDeploymentOptions>,
     pub version_capabilities: Option<WorkerVersionCapabilities>,
+}
+
+impl WorkerInfo {
+    /// The worker's version as tasks that it starts are stamped with it.
+    pub fn version_stamp(&self) -> Option<WorkerVersionStamp> {
+        let version = self.version_capabilities.as_ref()?;
+        Some(WorkerVersionStamp {
+            build_id: version.build_id.clone(),
+            use_versioning: version.use_versioning,
+        })
+    }
 }
 
 /// A poller that was seen in the last five minutes.

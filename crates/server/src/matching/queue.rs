@@ -17,6 +17,7 @@ use super::backlog::{Added, Backlog, Key, key_of};
 use super::offer::{Offer, Transient, Transients};
 use super::pollers::{PollerInfo, Pollers, WorkerInfo};
 use super::rate::Limiter;
+use super::reserve::Fulfilled;
 use super::stats::Rates;
 use super::{Config, TaskSource};
 
@@ -52,12 +53,22 @@ pub(super) struct Delivery {
     pub(super) scaling: Option<i32>,
 }
 
+/// What comes to a poll that waits.
+pub(super) enum Arrival {
+    Offer(Delivery),
+    /// A task that has started for this poll, see [`reserve`](super::reserve).
+    Started(Fulfilled),
+    /// There was to be one, and is not: poll again.
+    Again,
+}
+
 /// A poll that waits.
-#[derive(Debug)]
-struct Waiter {
-    since: Instant,
-    worker: Arc<WorkerInfo>,
-    deliver: oneshot::Sender<Delivery>,
+pub(super) struct Waiter {
+    pub(super) since: Instant,
+    pub(super) identity: Arc<str>,
+    pub(super) sticky: bool,
+    pub(super) worker: Arc<WorkerInfo>,
+    pub(super) deliver: oneshot::Sender<Arrival>,
 }
 
 pub(super) struct Queue {
@@ -75,7 +86,7 @@ pub(super) struct State {
     pub(super) backlog: Backlog,
     pub(super) transients: Transients,
     /// By arrival.
-    waiters: BTreeMap<u64, Waiter>,
+    pub(super) waiters: BTreeMap<u64, Waiter>,
     next: u64,
     /// Handouts that are neither finished nor put back.
     pub(super) outstanding: usize,
@@ -103,7 +114,7 @@ enum Next {
 )]
 pub(super) enum Begun {
     Delivery(Delivery),
-    Wait(u64, oneshot::Receiver<Delivery>),
+    Wait(u64, oneshot::Receiver<Arrival>),
     Closed,
 }
 
@@ -199,14 +210,19 @@ impl Queue {
     }
 
     /// Begins a poll: brings a task at once or leaves a waiter behind.
-    pub(super) fn begin_poll(self: &Arc<Self>, s: &mut State, poller: PollerInfo) -> Begun {
+    pub(super) fn begin_poll(
+        self: &Arc<Self>,
+        s: &mut State,
+        poller: PollerInfo,
+        sticky: bool,
+    ) -> Begun {
         let now = Instant::now();
         s.touched = now;
         if s.closed {
             return Begun::Closed;
         }
         let rate = poller.max_tasks_per_second;
-        let worker = poller.worker.clone();
+        let (identity, worker) = (poller.identity.clone(), poller.worker.clone());
         s.pollers
             .began(poller, now, self.env.config.poller_retention);
         if let Some(rate) = rate
@@ -222,14 +238,17 @@ impl Queue {
             id,
             Waiter {
                 since: now,
+                identity,
+                sticky,
                 worker,
                 deliver,
             },
         );
         self.pump(s, false);
         match receive.try_recv() {
-            Ok(delivery) => Begun::Delivery(delivery),
-            Err(_) => Begun::Wait(id, receive),
+            Ok(Arrival::Offer(delivery)) => Begun::Delivery(delivery),
+            // Nobody else knows of this poll before the lock is given back.
+            Ok(Arrival::Started(_) | Arrival::Again) | Err(_) => Begun::Wait(id, receive),
         }
     }
 
@@ -250,6 +269,12 @@ impl Queue {
         if let Some(delivery) = undelivered {
             self.put_back(s, delivery.offer, delivery.handout);
         }
+    }
+
+    /// Ends a waiting poll whose time is over. False when it waits for none but its own task any more,
+    /// or has it.
+    pub(super) fn withdraw(&self, s: &mut State, waiter: u64) -> bool {
+        s.waiters.remove(&waiter).is_some()
     }
 
     /// Ends all waiting polls empty.
@@ -369,17 +394,23 @@ impl Queue {
         };
         while let Some((_, waiter)) = s.waiters.pop_first() {
             delivery.scaling = self.scaling(s, now, waiter.since, fresh);
-            match waiter.deliver.send(delivery) {
-                Ok(()) => return,
+            match waiter.deliver.send(Arrival::Offer(delivery)) {
                 // This poll has gone; the next in line gets it.
-                Err(undelivered) => delivery = undelivered,
+                Err(Arrival::Offer(undelivered)) => delivery = undelivered,
+                Ok(()) | Err(_) => return,
             }
         }
         self.put_back(s, delivery.offer, delivery.handout);
     }
 
     /// Whether the worker should poll more or less (contract 8.5).
-    fn scaling(&self, s: &mut State, now: Instant, since: Instant, fresh: bool) -> Option<i32> {
+    pub(super) fn scaling(
+        &self,
+        s: &mut State,
+        now: Instant,
+        since: Instant,
+        fresh: bool,
+    ) -> Option<i32> {
         let waited = now.saturating_duration_since(since);
         let delta = if waited >= SCALE_DOWN_WAIT && fresh {
             -1
@@ -546,7 +577,7 @@ mod tests {
         };
         let begun = rig
             .matching
-            .with_queue(&queue("q"), |queue, s| queue.begin_poll(s, poller));
+            .with_queue(&queue("q"), |queue, s| queue.begin_poll(s, poller, false));
         assert!(matches!(begun, Begun::Wait(..)));
     }
 

@@ -85,7 +85,7 @@ mod tests {
             sticky: true,
             ..PollOptions::new("a", in_seconds(60))
         };
-        let mut poll = Box::pin(rig.matching.poll(&q, options));
+        let mut poll = Box::pin(rig.matching.offered(&q, options));
         assert!(look(&mut poll).is_none());
         pause(30).await;
         assert!(rig.matching.sticky_available(&q));
@@ -102,7 +102,7 @@ mod tests {
         let (sticky, normal) = (queue("sticky"), queue("normal"));
         let mut poll = Box::pin(
             rig.matching
-                .poll(&sticky, PollOptions::new("a", in_seconds(60))),
+                .offered(&sticky, PollOptions::new("a", in_seconds(60))),
         );
         assert!(look(&mut poll).is_none());
         rig.add("sticky", 3, 1);

@@ -13,7 +13,7 @@ use tidemill_store::{
 };
 use tokio::time::Instant;
 
-use super::{Config, Handout, Matching, Offer, PollOptions, QueueInfo, Stats, TaskSource};
+use super::{Config, Handout, Matching, Offer, PollOptions, Polled, QueueInfo, Stats, TaskSource};
 
 pub(super) fn namespace(n: u8) -> NamespaceId {
     [n; 16]
@@ -60,6 +60,21 @@ pub(super) fn seq_of(handout: &Handout) -> i64 {
     match handout.offer() {
         Offer::Task(task) => task.task.key.seq,
         other => panic!("{other:?}"),
+    }
+}
+
+impl Matching {
+    /// A poll where nothing is started before it is offered.
+    pub(super) async fn offered(
+        &self,
+        queue: &QueueName,
+        options: PollOptions,
+    ) -> Result<Option<Handout>, tidemill_engine::Error> {
+        Ok(match self.poll(queue, options).await? {
+            Some(Polled::Offer(handout)) => Some(handout),
+            Some(Polled::Started { .. }) => panic!("nobody has reserved this poll"),
+            None => None,
+        })
     }
 }
 
@@ -255,7 +270,7 @@ impl Rig {
     pub(super) async fn poll(&self, name: &str, seconds: u64) -> Option<Handout> {
         let deadline = Instant::now() + Duration::from_secs(seconds);
         self.matching
-            .poll(&queue(name), PollOptions::new("worker", deadline))
+            .offered(&queue(name), PollOptions::new("worker", deadline))
             .await
             .unwrap()
     }

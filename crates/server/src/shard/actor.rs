@@ -9,7 +9,7 @@ use std::time::Duration;
 use prost::Message as _;
 use tidemill_engine::{Cx, Error, Outcome, Run, Time, Transition};
 use tidemill_proto::api::history::v1::{History, HistoryEvent};
-use tidemill_store::{Commit, HistoryBatch, RunIdentity, RunNo, StoredRun};
+use tidemill_store::{Commit, RunIdentity, RunNo, StoredRun};
 use tokio::sync::{mpsc, oneshot};
 
 use super::cache::{Cache, TAIL_BYTES, Tail};
@@ -35,7 +35,7 @@ pub(crate) struct View {
 }
 
 pub(crate) struct Actor {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
     lane: usize,
     generation: u64,
     cache: Cache,
@@ -58,12 +58,12 @@ const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MOST: Duration = Duration::from_secs(30);
 
 impl Actor {
-    pub(super) fn new(core: Arc<Core>, lane: usize, cached_runs: usize) -> Self {
+    pub(super) fn new(core: Arc<Core>, lane: usize, cache_bytes: usize) -> Self {
         Self {
             core,
             lane,
             generation: 0,
-            cache: Cache::new(cached_runs),
+            cache: Cache::new(cache_bytes),
             submitted: 0,
             durable: Arc::default(),
             deleted: HashMap::new(),
@@ -277,7 +277,7 @@ impl Actor {
     }
 
     /// Calls the engine.
-    fn contain<T>(
+    pub(super) fn contain<T>(
         &self,
         namespace: &Namespace,
         workflow_id: &str,
@@ -333,6 +333,8 @@ impl Actor {
             mut transitions,
             reply: answer,
         } = outcome;
+        // Dropped without being handed over, the polls wait on.
+        let matched = self.match_tasks(&mut transitions, namespace);
         let built = self.guard(namespace, workflow_id, || {
             let commit = crate::commit::commit(&transitions, namespace);
             Ok((commit, publish::prepare(&mut transitions, namespace)))
@@ -361,10 +363,11 @@ impl Actor {
                 .get(run)
                 .map_or(rests_on, |e| e.commit.max(rests_on));
         }
-        let view = viewed.and_then(|no| self.cache.get(no)).map(|e| View {
-            run: e.run.clone(),
-            tail: e.tail.clone(),
-        });
+        let view = viewed.and_then(|no| self.view(no));
+        let matched: Vec<_> = matched
+            .into_iter()
+            .filter_map(|matched| self.view(matched.run).map(|view| (matched, view)))
+            .collect();
         let answer = answer.and_then(|value| {
             let view =
                 view.ok_or_else(|| Error::Internal("an operation answered without a run".into()))?;
@@ -374,6 +377,9 @@ impl Actor {
         let finish = move |durable: Result<(), Error>| {
             if durable.is_ok() {
                 published.publish(&core);
+                for (matched, view) in matched {
+                    matched.hand_over(view);
+                }
             }
             if let Some(reply) = reply {
                 // Whoever asked may have gone.
@@ -387,6 +393,13 @@ impl Actor {
         }
     }
 
+    fn view(&mut self, no: RunNo) -> Option<View> {
+        self.cache.get(no).map(|e| View {
+            run: e.run.clone(),
+            tail: e.tail.clone(),
+        })
+    }
+
     /// Takes a run's next state into memory. `number` is that of the commit which is about to be
     /// submitted. The run has it at once: room for another run of the same commit must not be made by
     /// dropping this one, which the store does not have yet.
@@ -398,14 +411,8 @@ impl Actor {
             ..
         } = transition;
         let no = RunNo(run.id.no);
-        if let Some(entry) = self.cache.get(no) {
-            entry.advance(run, batches);
-        } else {
-            let durable = self.durable();
-            let mut tail = Tail::default();
-            batches.into_iter().for_each(|b| tail.push(b, TAIL_BYTES));
-            self.cache.insert(Arc::new(run), tail, created, durable);
-        }
+        let durable = self.durable();
+        self.cache.put(run, &batches, created, durable);
         if let (Some(number), Some(entry)) = (number, self.cache.get(no)) {
             entry.commit = number;
         }
@@ -508,7 +515,7 @@ impl Actor {
         let number = self.submit(commit, move |durable| {
             if durable.is_ok() {
                 core.waiters.run_dropped(run);
-                core.waiters.history_grew(run, -1);
+                core.waiters.history_grew(run, true);
             }
             let _ = reply.send(durable);
         });
@@ -549,11 +556,11 @@ fn rebuild(stored: StoredRun) -> Result<(Run, Tail), Error> {
     let broken = |e: prost::DecodeError| {
         Error::DataLoss(format!("run {} cannot be decoded: {e}", stored.owner.run.0))
     };
-    let first = decode_batch(&stored.first_batch).map_err(broken)?;
+    let first = History::decode(stored.first_batch.bytes.clone()).map_err(broken)?;
     let started: HistoryEvent = first
         .events
-        .first()
-        .cloned()
+        .into_iter()
+        .next()
         .ok_or_else(|| Error::DataLoss("a run's history is empty".into()))?;
     let rows = stored
         .state
@@ -562,21 +569,8 @@ fn rebuild(stored: StoredRun) -> Result<(Run, Tail), Error> {
     let mut run = Run::load(run_id(&stored.owner), Arc::new(started), rows).map_err(broken)?;
     run.core.stored_due = stored.due.unwrap_or(0);
     let mut tail = Tail::default();
-    if first.last_event_id == run.last_event_id() {
-        tail.push(Arc::new(first), TAIL_BYTES);
+    if stored.first_batch.last_event_id == run.last_event_id() {
+        tail.push(stored.first_batch, TAIL_BYTES);
     }
     Ok((run, tail))
-}
-
-/// A stored batch with its events.
-pub(crate) fn decode_batch(
-    batch: &HistoryBatch,
-) -> Result<tidemill_engine::Batch, prost::DecodeError> {
-    let history = History::decode(batch.bytes.clone())?;
-    Ok(tidemill_engine::Batch {
-        first_event_id: batch.first_event_id,
-        last_event_id: batch.last_event_id,
-        events: history.events,
-        bytes: batch.bytes.clone(),
-    })
 }

@@ -4,17 +4,28 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use imbl::Vector;
+use prost::Message;
 use tidemill_engine::run::UpdateStage;
 use tidemill_engine::{Batch, Run};
-use tidemill_store::{NamespaceId, RunNo};
+use tidemill_store::{HistoryBatch, NamespaceId, RunNo};
 
 /// Bytes of history kept with a run: polls of busy runs read nothing from the store.
 pub(super) const TAIL_BYTES: usize = 64 * 1024;
 
-/// The newest history batches of a run, cheap to clone.
+/// What a run takes beside the records counted one by one: itself, its first event and the cache's own
+/// entries, as the allocator rounds them.
+const RUN_COST: usize = 5632;
+/// A record of a run: a timer, an activity, a child, in the maps that find it.
+const RECORD_COST: usize = 1024;
+/// An event in the form in which it is worked on, of which a buffered one takes one.
+const EVENT_COST: usize = 2304;
+/// A batch of the tail beside its bytes.
+const BATCH_COST: usize = 128;
+
+/// The newest history batches of a run as they are stored, cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tail {
-    batches: Vector<Arc<Batch>>,
+    batches: Vector<Arc<HistoryBatch>>,
     bytes: usize,
 }
 
@@ -24,19 +35,28 @@ impl Tail {
         self.batches.front().map(|b| b.first_event_id)
     }
 
-    pub(crate) fn batches(&self) -> impl DoubleEndedIterator<Item = &Arc<Batch>> {
-        self.batches.iter()
+    pub(crate) fn batches(&self) -> impl DoubleEndedIterator<Item = &HistoryBatch> {
+        self.batches.iter().map(|batch| &**batch)
     }
 
     /// Adds the newest batch and keeps as many bytes as are allowed, at least that batch.
-    pub(super) fn push(&mut self, batch: Arc<Batch>, bytes_max: usize) {
+    pub(super) fn push(&mut self, batch: HistoryBatch, bytes_max: usize) {
         self.bytes += batch.bytes.len();
-        self.batches.push_back(batch);
+        self.batches.push_back(Arc::new(batch));
         while self.bytes > bytes_max && self.batches.len() > 1 {
             if let Some(old) = self.batches.pop_front() {
                 self.bytes -= old.bytes.len();
             }
         }
+    }
+}
+
+/// A batch as it is stored: its events in bytes only, a tenth of what they are when decoded.
+fn stored(batch: &Batch) -> HistoryBatch {
+    HistoryBatch {
+        first_event_id: batch.first_event_id,
+        last_event_id: batch.last_event_id,
+        bytes: batch.bytes.clone(),
     }
 }
 
@@ -47,15 +67,30 @@ pub(super) struct Entry {
     pub(super) commit: u64,
     /// When it was last used, in uses of the cache.
     used: u64,
+    /// Bytes of the run's first event.
+    started: usize,
+    /// What it was counted with.
+    cost: usize,
 }
 
 impl Entry {
-    /// Takes over what a transition has made of the run. Of a closed run only the end is kept:
-    /// nobody polls it any more.
-    pub(super) fn advance(&mut self, run: Run, batches: Vec<Arc<Batch>>) {
-        let keep = if run.is_open() { TAIL_BYTES } else { 0 };
-        self.run = Arc::new(run);
-        batches.into_iter().for_each(|b| self.tail.push(b, keep));
+    /// About how many bytes of memory it takes.
+    fn cost(&self) -> usize {
+        let run = &self.run;
+        let records = run.activities.len()
+            + run.timers.len()
+            + run.children.len()
+            + run.external_cancels.len()
+            + run.external_signals.len()
+            + run.updates.len()
+            + run.signal_ids.len()
+            + run.attached.len();
+        RUN_COST
+            + self.started
+            + self.tail.bytes
+            + self.tail.batches.len() * BATCH_COST
+            + records * RECORD_COST
+            + run.buffered.len() * EVENT_COST
     }
 
     /// Whether it can be read back from the store as it is. Accepted updates can: a run may wait
@@ -82,8 +117,10 @@ pub(super) struct Cache {
     /// The current run of the workflow ids that have a run here.
     current: HashMap<(NamespaceId, Arc<str>), RunNo>,
     uses: u64,
-    most: usize,
-    /// With so many runs it is looked for some to drop.
+    /// About how many bytes all of them take, and may take.
+    bytes: usize,
+    bytes_max: usize,
+    /// With so many bytes it is looked for runs to drop.
     shrink_at: usize,
 }
 
@@ -93,15 +130,15 @@ fn key(run: &Run) -> Option<[u8; 16]> {
 }
 
 impl Cache {
-    pub(super) fn new(most: usize) -> Self {
-        let most = most.max(16);
+    pub(super) fn new(bytes_max: usize) -> Self {
         Self {
             runs: HashMap::new(),
             by_run_id: HashMap::new(),
             current: HashMap::new(),
             uses: 0,
-            most,
-            shrink_at: most + most / 8,
+            bytes: 0,
+            bytes_max,
+            shrink_at: bytes_max + bytes_max / 8,
         }
     }
 
@@ -131,6 +168,28 @@ impl Cache {
         }
     }
 
+    /// Takes over what a transition has made of a run, be it here or not. `created`: it has made the
+    /// run, which so is its workflow id's newest. Of a closed run only the end is kept: nobody polls it
+    /// any more.
+    pub(super) fn put(&mut self, run: Run, batches: &[Arc<Batch>], created: bool, durable: u64) {
+        let keep = if run.is_open() { TAIL_BYTES } else { 0 };
+        let Some(entry) = self.get(RunNo(run.id.no)) else {
+            let mut tail = Tail::default();
+            for batch in batches {
+                tail.push(stored(batch), keep);
+            }
+            return self.insert(Arc::new(run), tail, created, durable);
+        };
+        entry.run = Arc::new(run);
+        for batch in batches {
+            entry.tail.push(stored(batch), keep);
+        }
+        let (before, cost) = (entry.cost, entry.cost());
+        entry.cost = cost;
+        self.bytes = self.bytes - before + cost;
+        self.shrink_if_full(durable);
+    }
+
     /// Adds or replaces a run. `is_current`: it is known to be its workflow id's newest.
     /// `durable`: commits up to this one are.
     pub(super) fn insert(&mut self, run: Arc<Run>, tail: Tail, is_current: bool, durable: u64) {
@@ -139,25 +198,30 @@ impl Cache {
             self.by_run_id.insert(run_id, no);
         }
         self.uses += 1;
-        let entry = Entry {
+        let mut entry = Entry {
+            started: run.started.encoded_len(),
             run,
             tail,
             commit: 0,
             used: self.uses,
+            cost: 0,
         };
-        self.runs.insert(no, entry);
+        entry.cost = entry.cost();
+        self.bytes += entry.cost;
+        if let Some(replaced) = self.runs.insert(no, entry) {
+            self.bytes -= replaced.cost;
+        }
         if is_current {
             self.set_current(no);
         }
-        if self.runs.len() > self.shrink_at {
-            self.shrink(durable);
-        }
+        self.shrink_if_full(durable);
     }
 
     pub(super) fn remove(&mut self, run: RunNo) {
         let Some(entry) = self.runs.remove(&run) else {
             return;
         };
+        self.bytes -= entry.cost;
         if let Some(run_id) = key(&entry.run) {
             self.by_run_id.remove(&run_id);
         }
@@ -168,9 +232,12 @@ impl Cache {
         }
     }
 
-    /// Drops the runs that were not used for longest, down to the allowed number. The newest use
+    /// Drops the runs that were not used for longest, down to the allowed bytes. The newest use
     /// is whoever asks for room: that run stays.
-    fn shrink(&mut self, durable: u64) {
+    fn shrink_if_full(&mut self, durable: u64) {
+        if self.bytes <= self.shrink_at {
+            return;
+        }
         let goes = |e: &Entry| e.used != self.uses && e.is_evictable(durable);
         let mut idle: Vec<_> = self
             .runs
@@ -178,22 +245,124 @@ impl Cache {
             .filter(|(_, e)| goes(e))
             .map(|(no, e)| (e.used, *no))
             .collect();
-        let surplus = self.runs.len().saturating_sub(self.most).min(idle.len());
-        if surplus > 0 {
-            idle.select_nth_unstable(surplus - 1);
-            for (_, run) in idle.into_iter().take(surplus) {
-                self.remove(run);
+        idle.sort_unstable();
+        for (_, run) in idle {
+            if self.bytes <= self.bytes_max {
+                break;
             }
+            self.remove(run);
         }
         // What cannot go now is not looked at again for each new run.
-        self.shrink_at = self.runs.len().max(self.most) + self.most / 8;
+        self.shrink_at = self.bytes.max(self.bytes_max) + self.bytes_max / 8;
     }
 
     /// Empties the cache: every run that was in it, and its last commit.
     pub(super) fn clear(&mut self) -> Vec<(Arc<Run>, u64)> {
         self.current.clear();
         self.by_run_id.clear();
-        self.shrink_at = self.most + self.most / 8;
+        self.bytes = 0;
+        self.shrink_at = self.bytes_max + self.bytes_max / 8;
         self.runs.drain().map(|(_, e)| (e.run, e.commit)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemill_engine::RunId;
+    use tidemill_engine::model::{Core, Visible};
+    use tidemill_proto::api::enums::v1::WorkflowExecutionStatus as Status;
+    use tidemill_proto::api::history::v1::{HistoryEvent, WorkflowExecutionStartedEventAttributes};
+
+    use super::*;
+
+    /// An open run with a first event of about so many bytes.
+    fn run(no: i64, bytes: usize) -> Run {
+        let started = WorkflowExecutionStartedEventAttributes {
+            identity: "x".repeat(bytes),
+            ..Default::default()
+        };
+        let id = RunId {
+            no,
+            namespace_id: [1; 16],
+            workflow_id: format!("w{no}").into(),
+            run_id: format!("00000000-0000-0000-0000-{no:012}").into(),
+        };
+        let started = HistoryEvent {
+            attributes: Some(started.into()),
+            ..Default::default()
+        };
+        let core = Core {
+            status: Status::Running as i32,
+            ..Default::default()
+        };
+        Run::new(id, Arc::new(started), core, Visible::default())
+    }
+
+    fn batch(event_id: i64, bytes: usize) -> Arc<Batch> {
+        Arc::new(Batch {
+            first_event_id: event_id,
+            last_event_id: event_id,
+            events: Vec::new(),
+            bytes: vec![0; bytes].into(),
+        })
+    }
+
+    #[test]
+    fn runs_go_by_bytes_and_those_used_last_stay() {
+        const BUDGET: usize = 1024 * 1024;
+        for bytes in [0, 10_000, 100_000] {
+            let mut cache = Cache::new(BUDGET);
+            cache.put(run(0, bytes), &[], true, 0);
+            for no in 1..1_000 {
+                cache.put(run(no, bytes), &[], true, 0);
+                assert!(cache.bytes <= BUDGET + BUDGET / 8, "{bytes}");
+                // One that is used again and again.
+                assert!(cache.get(RunNo(0)).is_some(), "{bytes}: {no}");
+            }
+            let kept = cache.runs.len();
+            let room = BUDGET / (RUN_COST + bytes);
+            assert!(
+                (room / 2..=room * 9 / 8 + 1).contains(&kept),
+                "{bytes}: {kept}"
+            );
+            assert!(cache.get(RunNo(999)).is_some() && cache.get(RunNo(1)).is_none());
+            assert_eq!((cache.by_run_id.len(), cache.current.len()), (kept, kept));
+            let all: Vec<_> = cache.runs.keys().copied().collect();
+            all.into_iter().for_each(|no| cache.remove(no));
+            assert_eq!(cache.bytes, 0);
+        }
+    }
+
+    #[test]
+    fn what_is_not_durable_stays_whatever_it_takes() {
+        let mut cache = Cache::new(0);
+        for no in 0..10 {
+            cache.put(run(no, 0), &[], true, 0);
+            cache.get(RunNo(no)).unwrap().commit = 1;
+        }
+        assert_eq!(cache.runs.len(), 10);
+        cache.put(run(10, 0), &[], true, 1);
+        assert_eq!(cache.runs.len(), 1);
+    }
+
+    #[test]
+    fn a_run_is_counted_with_what_is_kept_of_its_history() {
+        let mut cache = Cache::new(usize::MAX / 4);
+        cache.put(run(1, 0), &[batch(1, 100)], true, 0);
+        let before = cache.bytes;
+        cache.put(run(1, 0), &[batch(2, 50_000), batch(3, 10_000)], false, 0);
+        assert_eq!(cache.bytes, before + 60_000 + 2 * BATCH_COST);
+        // The oldest go when there are too many.
+        cache.put(run(1, 0), &[batch(4, 10_000)], false, 0);
+        let tail = &cache.get(RunNo(1)).unwrap().tail;
+        assert_eq!(tail.first_event_id(), Some(3));
+        let mut closed = run(1, 0);
+        closed.core.status = Status::Completed as i32;
+        cache.put(closed, &[batch(5, 10)], false, 0);
+        let tail = &cache.get(RunNo(1)).unwrap().tail;
+        assert_eq!(tail.first_event_id(), Some(5));
+        assert_eq!(cache.bytes, before - 100 + 10);
+        assert_eq!(cache.clear().len(), 1);
+        assert_eq!(cache.bytes, 0);
     }
 }

@@ -9,6 +9,7 @@
 
 mod actor;
 mod cache;
+mod sync_match;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -20,8 +21,8 @@ use tokio::task::JoinHandle;
 
 use crate::core::Core;
 use crate::namespaces::Namespace;
+pub(crate) use actor::View;
 use actor::{Actor, Message};
-pub(crate) use actor::{View, decode_batch};
 
 /// An operation's answer with the run as it was left.
 pub(crate) struct Done<T> {
@@ -93,7 +94,7 @@ impl Shards {
     pub(crate) fn start(core: &Arc<Core>, mailboxes: Mailboxes) -> Vec<JoinHandle<()>> {
         let count = mailboxes.0.len();
         let start = |(lane, mailbox)| {
-            let actor = Actor::new(core.clone(), lane, core.config.cached_runs.div_ceil(count));
+            let actor = Actor::new(core.clone(), lane, core.config.cache_bytes / count);
             core.runtime.spawn(actor.run(mailbox))
         };
         mailboxes.0.into_iter().enumerate().map(start).collect()

@@ -1,5 +1,6 @@
 //! A store that fails, or stands still, when it is told to.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -240,5 +241,17 @@ impl Store for Faulty {
 
     fn fsyncs(&self) -> u64 {
         self.inner.fsyncs()
+    }
+
+    fn open_runs(&self, after: RunNo, limit: usize) -> Result<Vec<RunIdentity>, Error> {
+        self.inner.open_runs(after, limit)
+    }
+
+    fn examine(&self, complete: bool) -> Result<Examination, Error> {
+        self.inner.examine(complete)
+    }
+
+    fn backup(&self) -> Result<File, Error> {
+        self.inner.backup()
     }
 }

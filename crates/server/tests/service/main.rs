@@ -11,4 +11,5 @@ mod restart;
 mod retention;
 mod shutdown;
 mod stalls;
+mod sync_match;
 mod waits;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use tidemill_proto::api::enums::v1::{
     EventType as E, ParentClosePolicy, WorkflowExecutionStatus as Status,
 };
+use tidemill_proto::api::taskqueue::v1::StickyExecutionAttributes;
+use tidemill_proto::api::workflowservice::v1::RespondWorkflowTaskCompletedRequest;
 
 use crate::rig::*;
 
@@ -121,5 +123,32 @@ async fn timers_fire_although_their_reader_panicked() {
     })
     .await;
     rig.work(vec![finish()]).await;
+    rig.close().await;
+}
+
+/// A worker with the run in its cache is there when its next task is scheduled, and gone when the
+/// server starts again: the task does not wait for it until the timeout.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_of_a_sticky_queue_goes_to_another_worker_when_its_own_does_not_come_back() {
+    let rig = Rig::file().await;
+    rig.start("w").await;
+    let task = rig.poll().await;
+    let poll = rig.poll_at("sticky", call_for(Duration::from_millis(200)));
+    assert!(poll.await.expect("the poll is good").task_token.is_empty());
+    let sticky = StickyExecutionAttributes {
+        worker_task_queue: Some(task_queue("sticky")),
+        schedule_to_start_timeout: millis(30_000),
+    };
+    let request = RespondWorkflowTaskCompletedRequest {
+        sticky_attributes: Some(sticky),
+        ..completion(&task, Vec::new())
+    };
+    rig.respond(request).await.expect("it completes");
+    rig.signal("w", "next").await.expect("it runs");
+    assert!(rig.is_quiet().await, "the task waits for its worker");
+    let rig = rig.restart().await;
+    rig.work(vec![finish()]).await;
+    let events = rig.events("w").await;
+    assert!(!events.contains(&E::WorkflowTaskTimedOut), "{events:?}");
     rig.close().await;
 }

@@ -414,7 +414,7 @@ async fn patiently<T, F: Future<Output = Result<T, Error>>>(
 }
 
 /// How long anything is waited for that has to come.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Fails when this does not come.
 pub(crate) async fn in_time<T>(awaited: impl Future<Output = T>) -> T {

@@ -163,7 +163,7 @@ async fn a_task_is_not_handed_out_before_its_start_is_durable() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_with_changes_under_way_stays_in_memory() {
     let config = Config {
-        cached_runs: 16,
+        cache_bytes: 0,
         ..config()
     };
     let rig = Rig::with(config).await;

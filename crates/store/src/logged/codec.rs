@@ -21,7 +21,7 @@ pub(super) fn encode(commits: &[&Commit], out: &mut Vec<u8>) {
 }
 
 /// What [`encode`] was given.
-pub(super) fn decode(bytes: Bytes) -> Result<Vec<Commit>, Error> {
+pub(crate) fn decode(bytes: Bytes) -> Result<Vec<Commit>, Error> {
     let mut reader = Reader(bytes);
     reader
         .list(Reader::commit)

@@ -20,7 +20,7 @@
 //!
 //! The decision record is `docs/decisions/0006-a-log-beside-the-data-file.md`.
 
-mod codec;
+pub(crate) mod codec;
 mod pending;
 mod reads;
 mod thread;

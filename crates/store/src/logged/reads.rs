@@ -1,14 +1,16 @@
 //! Reads: they see what was acknowledged, whether it is in the tables or staged.
 
+use std::fs::File;
+
 use rusqlite::Connection;
 
 use super::pending::Pending;
 use super::{LoggedStore, Shared};
 use crate::sqlite::read;
 use crate::{
-    Commit, Error, ExecutionCount, ExecutionPage, HistoryBatch, NamespaceId, NamespaceWrite, Nanos,
-    OutboxRow, QueueName, QueueRecord, RunId, RunIdentity, RunNo, Store, StoredRun, StoredTask,
-    visibility,
+    Commit, Error, Examination, ExecutionCount, ExecutionPage, HistoryBatch, NamespaceId,
+    NamespaceWrite, Nanos, OutboxRow, QueueName, QueueRecord, RunId, RunIdentity, RunNo, Store,
+    StoredRun, StoredTask, visibility,
 };
 
 impl Shared {
@@ -197,5 +199,18 @@ impl Store for LoggedStore {
     /// Flushes of the log, and what SQLite flushes when it takes its own log into the data file.
     fn fsyncs(&self) -> u64 {
         self.shared.sqlite.fsyncs() + self.shared.log.syncs() + self.shared.orders.syncs()
+    }
+
+    fn open_runs(&self, after: RunNo, limit: usize) -> Result<Vec<RunIdentity>, Error> {
+        self.shared.all(|store| store.open_runs(after, limit))
+    }
+
+    fn examine(&self, complete: bool) -> Result<Examination, Error> {
+        self.shared.all(|store| store.examine(complete))
+    }
+
+    /// What was staged at the call is in the tables by then: the copy needs no log.
+    fn backup(&self) -> Result<File, Error> {
+        self.shared.all(|store| store.backup())
     }
 }

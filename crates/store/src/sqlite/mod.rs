@@ -3,11 +3,14 @@
 //! One connection writes; others read beside it (write-ahead log). A store in memory has a single
 //! connection, which reads and writes take turns with.
 
+mod backup;
 mod checkpoint;
+mod examine;
 mod execution;
 mod fault;
 mod open;
 pub(crate) mod read;
+mod read_only;
 mod readers;
 mod schema;
 mod staging;
@@ -20,12 +23,15 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
+pub use self::backup::restore;
+pub use self::read_only::ReadOnly;
+
 use self::checkpoint::{Checkpointer, Fsyncs};
 use self::readers::Readers;
 use crate::{
-    Commit, Error, ExecutionCount, ExecutionPage, HistoryBatch, NamespaceId, NamespaceWrite, Nanos,
-    OutboxRow, QueueName, QueueRecord, RunId, RunIdentity, RunNo, Store, StoredRun, StoredTask,
-    visibility,
+    Commit, Error, Examination, ExecutionCount, ExecutionPage, HistoryBatch, NamespaceId,
+    NamespaceWrite, Nanos, OutboxRow, QueueName, QueueRecord, RunId, RunIdentity, RunNo, Store,
+    StoredRun, StoredTask, visibility,
 };
 
 /// How much a power failure may take.
@@ -53,6 +59,10 @@ pub struct SqliteStore {
     writer: Mutex<Writer>,
     fsyncs: Option<Fsyncs>,
     file: Option<OpenFile>,
+    /// One backup at a time: they share a place.
+    backups: Mutex<()>,
+    /// The file of a [`ReadOnly`].
+    looked_at: Option<PathBuf>,
 }
 
 struct OpenFile {
@@ -110,6 +120,8 @@ impl SqliteStore {
                 _data: data,
                 _lock: lock,
             }),
+            backups: Mutex::default(),
+            looked_at: None,
         })
     }
 
@@ -128,6 +140,8 @@ impl SqliteStore {
             }),
             fsyncs: None,
             file: None,
+            backups: Mutex::default(),
+            looked_at: None,
         })
     }
 
@@ -317,5 +331,35 @@ impl Store for SqliteStore {
     /// counted. `examples/commit_cost.rs` under `strace -fc` shows the same numbers.
     fn fsyncs(&self) -> u64 {
         self.fsyncs.as_ref().map_or(0, Fsyncs::get)
+    }
+
+    fn open_runs(&self, after: RunNo, limit: usize) -> Result<Vec<RunIdentity>, Error> {
+        self.read(|conn| read::open_runs(conn, after, limit))
+    }
+
+    fn examine(&self, complete: bool) -> Result<Examination, Error> {
+        let path = self.path().or(self.looked_at.as_deref());
+        let mut found = self.read(|conn| examine::examine(conn, path, complete))?;
+        if let Some(path) = &self.looked_at {
+            examine::log(&self.writer.lock(), path, &mut found);
+        }
+        Ok(found)
+    }
+
+    fn backup(&self) -> Result<File, Error> {
+        let _turn = self.backups.lock();
+        match self.path() {
+            Some(path) => {
+                let mut target = path.as_os_str().to_owned();
+                target.push(".backup");
+                // A connection of its own: what it leaves in its cache is of no use to others.
+                backup::copy(&open::reader_connection(path)?, Path::new(&target))
+            }
+            None => {
+                let folder = std::env::temp_dir();
+                let name = format!("tidemill-{}-{:p}.backup", std::process::id(), self);
+                backup::copy(&self.writer.lock().conn, &folder.join(name))
+            }
+        }
     }
 }

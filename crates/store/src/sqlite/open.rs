@@ -118,7 +118,7 @@ pub(super) fn reader_connection(path: &Path) -> Result<Connection, Error> {
 }
 
 /// The file's real place, so that two names of one file meet at one lock.
-fn resolve(path: &Path) -> Result<PathBuf, Error> {
+pub(super) fn resolve(path: &Path) -> Result<PathBuf, Error> {
     match path.canonicalize() {
         Ok(path) => Ok(path),
         Err(fault) if fault.kind() == ErrorKind::NotFound => {
@@ -151,7 +151,7 @@ fn resolve(path: &Path) -> Result<PathBuf, Error> {
 /// Takes the lock that says "this data file is open". A file beside the data file carries it, because
 /// SQLite's own locks on the data file would be lost with any second handle. It is not removed at the
 /// end: removing a lock file races with whoever is about to lock it.
-fn lock(path: &Path) -> Result<File, Error> {
+pub(super) fn lock(path: &Path) -> Result<File, Error> {
     if path.is_dir() {
         return Err(Error::Unusable {
             path: display(path),
@@ -179,7 +179,7 @@ fn lock(path: &Path) -> Result<File, Error> {
 }
 
 /// Refuses what is not ours before SQLite gets to see it, since opening alone may change a file.
-fn check_header(path: &Path, mut data: &File) -> Result<(), Error> {
+pub(super) fn check_header(path: &Path, mut data: &File) -> Result<(), Error> {
     let not_ours = |reason: &str| Error::NotADataFile {
         path: display(path),
         reason: format!("{reason}; choose another --data-file"),
@@ -249,7 +249,7 @@ fn check_tables(path: &Path, conn: &Connection) -> Result<(), Error> {
     Ok(())
 }
 
-fn refused(path: &Path, fault: rusqlite::Error) -> Error {
+pub(super) fn refused(path: &Path, fault: rusqlite::Error) -> Error {
     match Error::from(fault) {
         Error::Io(reason) => Error::Unusable {
             path: display(path),
@@ -259,7 +259,7 @@ fn refused(path: &Path, fault: rusqlite::Error) -> Error {
     }
 }
 
-fn unusable(path: &Path, fault: &std::io::Error) -> Error {
+pub(super) fn unusable(path: &Path, fault: &std::io::Error) -> Error {
     let advice = match fault.kind() {
         ErrorKind::PermissionDenied => {
             "give this user the right to write the file and its folder, or choose another --data-file"

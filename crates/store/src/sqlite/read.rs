@@ -435,6 +435,25 @@ pub(super) fn runs_of_namespace(
     )
 }
 
+pub(super) fn open_runs(
+    conn: &Connection,
+    after: RunNo,
+    at_most: usize,
+) -> Result<Vec<RunIdentity>, Error> {
+    collect(
+        conn,
+        // Along the runs: no index has the open ones of all namespaces in this order.
+        concat!(
+            "SELECT ",
+            identity!(),
+            " FROM executions e NOT INDEXED CROSS JOIN namespaces n ON n.no = e.namespace
+             WHERE e.run > ?1 AND e.close_time IS NULL ORDER BY e.run LIMIT ?2"
+        ),
+        params![after.0, limit(at_most)],
+        |row| identity(row, 0),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use rusqlite::StatementStatus;

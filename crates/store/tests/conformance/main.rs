@@ -8,6 +8,7 @@ mod deletion;
 mod fixture;
 mod history;
 mod identity;
+mod inspection;
 mod outbox;
 mod queue_records;
 mod reopen;
@@ -60,6 +61,9 @@ suite! {
     identity::a_run_is_found_by_all_its_names,
     identity::runs_of_a_namespace_are_paged_by_number,
     identity::namespaces_are_written_and_renamed,
+    inspection::open_runs_are_paged_by_number,
+    inspection::an_examination_counts_and_finds_nothing_wrong,
+    inspection::a_backup_is_a_data_file_of_its_own,
     outbox::the_outbox_is_paged_over_runs,
     queue_records::records_are_replaced_and_read_back,
     queue_records::records_outlive_an_empty_queue,

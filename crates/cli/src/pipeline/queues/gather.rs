@@ -1,7 +1,6 @@
 //! Asking the engine, Tidemill's or a Temporal server, for what it knows of queues and workers.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use tidemill_pipeline::device::Advertised;
@@ -21,10 +20,9 @@ use tidemill_proto::client::{self, Client, Code, Request, Status as Refusal};
 use tidemill_proto::wkt;
 use tokio::sync::OnceCell;
 
+use super::TIMEOUT;
 use super::report::{Class, Held, Poller, Queue, Status, Worker, class, class_of};
 
-/// The deadline of each call.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls side by side.
 const AT_ONCE: usize = 8;
 const PAGE: i32 = 500;
