@@ -51,6 +51,7 @@ pub fn examine(
         bytes: found.bytes,
         free_bytes: found.free_bytes,
         beside: found.beside.into_iter().map(size).collect(),
+        unapplied: found.unapplied,
         tables: found.tables.into_iter().map(size).collect(),
         complete: !request.quick,
         damage: found.damage,

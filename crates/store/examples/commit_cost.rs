@@ -1,6 +1,8 @@
 //! What a commit costs: time, CPU, bytes written, flushes.
 //!
-//! `cargo run --release -p tidemill-store --example commit_cost -- FOLDER`
+//! `cargo run --release -p tidemill-store --example commit_cost -- FOLDER [sqlite]`
+//!
+//! Of the store with a log, or of SQLite's tables alone.
 //!
 //! A typical commit adds a history batch of 250 bytes, replaces a state row of 180 bytes, adds a
 //! task and removes the one before it. CPU and bytes are those of the whole process, from `/proc`.
@@ -10,7 +12,8 @@ use std::sync::{Arc, mpsc};
 use std::time::Instant;
 
 use bytes::Bytes;
-use tidemill_store::sqlite::{Options, SqliteStore};
+use tidemill_store::logged::{self, LoggedStore};
+use tidemill_store::sqlite::{self, SqliteStore};
 use tidemill_store::*;
 
 /// Runs that are open at a time; commits go round them.
@@ -21,21 +24,21 @@ fn main() {
     let path = Path::new(&folder).join("commit_cost.db");
     for batch in [1, 32] {
         typical(
-            &fresh(&path),
+            &*fresh(&path),
             batch,
             if batch == 1 { 20_000 } else { 200_000 },
         );
     }
     for callers in [1, 32, 256] {
         through_committer(
-            Arc::new(fresh(&path)),
+            fresh(&path),
             callers,
             if callers == 1 { 20_000 } else { 200_000 },
         );
     }
     for batch in [1, 32] {
         lifecycle(
-            &fresh(&path),
+            &*fresh(&path),
             batch,
             if batch == 1 { 1_000 } else { 10_000 },
         );
@@ -49,9 +52,13 @@ fn remove(path: &Path) {
     }
 }
 
-fn fresh(path: &Path) -> SqliteStore {
+fn fresh(path: &Path) -> Arc<dyn Store> {
     remove(path);
-    let store = SqliteStore::open(path, Options::default()).unwrap();
+    let store: Arc<dyn Store> = if std::env::args().nth(2).as_deref() == Some("sqlite") {
+        Arc::new(SqliteStore::open(path, sqlite::Options::default()).unwrap())
+    } else {
+        Arc::new(LoggedStore::open(path, logged::Options::default()).unwrap())
+    };
     let start: Vec<Commit> = (1..=RUNS)
         .map(|run| Work::new(run as i64).start())
         .collect();
@@ -59,7 +66,7 @@ fn fresh(path: &Path) -> SqliteStore {
     store
 }
 
-fn typical(store: &SqliteStore, batch: usize, commits: usize) {
+fn typical(store: &dyn Store, batch: usize, commits: usize) {
     let mut work: Vec<Work> = (1..=RUNS).map(|run| Work::new(run as i64)).collect();
     let made: Vec<Commit> = (0..commits).map(|n| work[n % RUNS].step()).collect();
     let meter = Meter::start(store);
@@ -74,7 +81,7 @@ fn typical(store: &SqliteStore, batch: usize, commits: usize) {
 }
 
 /// `callers` commits in flight: each completion submits the next.
-fn through_committer(store: Arc<SqliteStore>, callers: usize, commits: usize) {
+fn through_committer(store: Arc<dyn Store>, callers: usize, commits: usize) {
     let mut work: Vec<Work> = (1..=RUNS).map(|run| Work::new(run as i64)).collect();
     let mut made: Vec<Commit> = (0..commits).map(|n| work[n % RUNS].step()).collect();
     made.reverse();
@@ -110,7 +117,7 @@ fn through_committer(store: Arc<SqliteStore>, callers: usize, commits: usize) {
 }
 
 /// Whole runs: start, 8 typical commits, close; then deletion.
-fn lifecycle(store: &SqliteStore, batch: usize, runs: usize) {
+fn lifecycle(store: &dyn Store, batch: usize, runs: usize) {
     let mut commits = Vec::new();
     for group in (RUNS + 1..=RUNS + runs).collect::<Vec<_>>().chunks(batch) {
         let mut work: Vec<Work> = group.iter().map(|run| Work::new(*run as i64)).collect();

@@ -20,6 +20,9 @@ pub struct Examination {
     pub runs_closed: i64,
     /// Effects on other runs that were not acknowledged.
     pub effects: i64,
+    /// Groups of commits that are in the log beside a file that was not closed, and not in its tables yet:
+    /// whoever opens it next puts them there.
+    pub unapplied: i64,
     /// What is not as it was written, by table and page where that is known.
     pub damage: Vec<String>,
 }

@@ -7,6 +7,8 @@
 pub mod committer;
 pub mod error;
 mod examination;
+pub mod log;
+pub mod logged;
 pub mod record;
 pub mod sqlite;
 pub mod visibility;

@@ -107,6 +107,15 @@ fn text(found: &Examination) -> String {
     for file in &found.beside {
         line("Beside it", format!("{}, {}", file.name, bytes(file.bytes)));
     }
+    if found.unapplied > 0 {
+        let groups = found.unapplied;
+        line(
+            "Not closed",
+            format!(
+                "{groups} groups of commits are in the log only and not looked at further: start and stop the engine to have them in the file"
+            ),
+        );
+    }
     line(
         "Integrity",
         match (found.damage.len(), found.complete) {

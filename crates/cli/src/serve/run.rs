@@ -7,7 +7,8 @@ use std::sync::Arc;
 use tidemill_frontend::{Options, serve, serve_metrics};
 use tidemill_server::{Config, Server};
 use tidemill_store::Store;
-use tidemill_store::sqlite::{self, SqliteStore};
+use tidemill_store::logged::{self, LoggedStore};
+use tidemill_store::sqlite::SqliteStore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -143,7 +144,7 @@ fn open(data: Data) -> Result<(Arc<dyn Store>, String), Failure> {
     match data {
         Data::Memory => Ok((Arc::new(SqliteStore::memory()?), "in memory".to_owned())),
         Data::File(path) => {
-            let store = SqliteStore::open(&path, sqlite::Options::default())?;
+            let store = LoggedStore::open(&path, logged::Options::default())?;
             Ok((Arc::new(store), path.display().to_string()))
         }
     }

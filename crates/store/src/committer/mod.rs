@@ -5,7 +5,8 @@
 //! ```
 //!
 //! While one transaction is forced to disk, the next one gathers in the queue: the busier the store,
-//! the more commits share a flush, and an idle store commits at once. No delay is added to gather more.
+//! the more commits share a flush, and an idle store commits at once. A disk that flushes faster than
+//! commits gather would make many flushes of few commits, which cost more than they gain: see [`pace`].
 //!
 //! Callers build on commits that are not durable yet. So when one fails, everything that its lane
 //! submitted after it, under the same generation, fails too: it was computed from a state that never
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -44,6 +45,11 @@ pub type OnDone = Box<dyn FnOnce(Outcome) + Send>;
 /// the first commit of a batch does not wait long for the last.
 const BATCH_COMMITS_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// With more commits than this in one transaction, callers come in such numbers that the next one is
+/// worth waiting for, so long after this one began.
+const BUSY_COMMITS: usize = 6;
+const PACE: Duration = Duration::from_millis(1);
 
 /// Writes commits in the order of their submission, many in one transaction.
 ///
@@ -197,8 +203,18 @@ impl Drop for Committer {
 fn write(shared: &Shared, finished: &mpsc::Sender<Finished>) {
     let mut failed = FailedLanes::default();
     let mut backlog = VecDeque::with_capacity(BATCH_COMMITS_MAX);
+    let mut last = None;
     while refill(shared, &mut backlog) {
+        if let Some((begun, commits)) = last {
+            let wait = pace(commits, begun, Instant::now());
+            if !wait.is_zero() {
+                std::thread::sleep(wait);
+                refill(shared, &mut backlog);
+            }
+        }
         let batch = next_batch(&mut backlog);
+        let written = |submission: &&Submission| !submission.commit.is_empty();
+        last = Some((Instant::now(), batch.iter().filter(written).count()));
         let outcomes = settle(shared, &mut failed, &batch);
         if let Some(last) = batch.last() {
             shared.durable.store(last.ticket, Ordering::Release);
@@ -206,6 +222,15 @@ fn write(shared: &Shared, finished: &mpsc::Sender<Finished>) {
         // The other thread ends only after this one.
         let _ = finished.send(Finished { batch, outcomes });
     }
+}
+
+/// How long to wait for more commits when the last transaction, of that many, began at `begun`. Nobody
+/// waits who is alone.
+fn pace(commits: usize, begun: Instant, now: Instant) -> Duration {
+    if commits <= BUSY_COMMITS {
+        return Duration::ZERO;
+    }
+    (begun + PACE).saturating_duration_since(now)
 }
 
 /// Waits until there is something to write; false at the end.
@@ -347,6 +372,32 @@ fn call_back(finished: &mpsc::Receiver<Finished>) {
             let outcome = outcomes.next().unwrap_or(Ok(()));
             // A caller's panic is reported by the panic hook and must not keep others waiting.
             let _ = catch_unwind(AssertUnwindSafe(|| (submission.on_done)(outcome)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_busy_store_is_paced() {
+        let begun = Instant::now();
+        let micros = Duration::from_micros;
+        for (commits, passed, wait) in [
+            (0, 0, 0),
+            (1, 0, 0),
+            (6, 100, 0),
+            (7, 0, 1_000),
+            (7, 200, 800),
+            (64, 1_000, 0),
+            (64, 5_000, 0),
+        ] {
+            assert_eq!(
+                pace(commits, begun, begun + micros(passed)),
+                micros(wait),
+                "{commits} commits, {passed} us ago"
+            );
         }
     }
 }

@@ -4,9 +4,9 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 
-use super::{examine, open};
+use super::{examine, open, schema};
 use crate::Error;
 
 /// Writes all that `conn` sees to a file, in one read transaction: commits go on and are not seen. The
@@ -26,9 +26,19 @@ pub(super) fn copy(conn: &Connection, target: &Path) -> Result<File, Error> {
     let copied = conn
         .execute("VACUUM INTO ?1", [name])
         .map_err(Error::from)
-        .and_then(|_| File::open(target).map_err(|fault| failed("read", target, &fault)));
+        .and_then(|_| forget_log(target))
+        .and_then(|()| File::open(target).map_err(|fault| failed("read", target, &fault)));
     remove(target)?;
     copied
+}
+
+/// The log that lies beside the original is not the copy's, which holds all that was in it.
+fn forget_log(copy: &Path) -> Result<(), Error> {
+    let conn = Connection::open_with_flags(copy, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    // Nobody else has it, and after a crash it is removed.
+    conn.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")?;
+    conn.execute("DELETE FROM meta WHERE key = ?1", [schema::META_LOG])?;
+    Ok(())
 }
 
 fn remove(path: &Path) -> Result<(), Error> {

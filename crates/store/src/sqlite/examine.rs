@@ -9,8 +9,10 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-use super::schema;
-use crate::{Error, Examination, Size};
+use super::{Writer, schema};
+use crate::log::disk::OsDisk;
+use crate::logged::codec;
+use crate::{Error, Examination, Size, log};
 
 /// Findings of one kind that are told; more only repeat what is known by then.
 const FINDINGS_MAX: i64 = 100;
@@ -60,6 +62,27 @@ pub(super) fn examine(
     found.runs_closed = (all - found.runs_open).max(0);
     found.effects = count("outbox", "SELECT count(*) FROM outbox");
     Ok(found)
+}
+
+/// What a file that was not closed has in the log beside it.
+pub(super) fn log(tables: &Writer, path: &Path, found: &mut Examination) {
+    let (applied, id) = match tables.log() {
+        Ok((applied, Some(id))) => (applied, id),
+        Ok((_, None)) => return,
+        // That the record cannot be read was found before.
+        Err(_) => return,
+    };
+    let count = &mut |_, payload| {
+        found.unapplied += 1;
+        codec::decode(payload).map(drop)
+    };
+    match log::replay(&OsDisk::beside(path), &id, applied, u64::MAX, count) {
+        Ok(Some(_)) => {}
+        Ok(None) => found.damage.push(
+            "log: the file was not closed, and the log beside it (its name and \"-log-1\" or another number) is missing".into(),
+        ),
+        Err(error) => found.damage.push(format!("log: {error}")),
+    }
 }
 
 fn number(conn: &Connection, sql: &str) -> Result<i64, Error> {

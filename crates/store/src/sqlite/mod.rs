@@ -9,10 +9,11 @@ mod examine;
 mod execution;
 mod fault;
 mod open;
-mod read;
+pub(crate) mod read;
 mod read_only;
 mod readers;
 mod schema;
+mod staging;
 mod write;
 
 use std::fs::File;
@@ -71,7 +72,7 @@ struct OpenFile {
     _lock: File,
 }
 
-struct Writer {
+pub(crate) struct Writer {
     checkpointer: Option<Checkpointer>,
     conn: Connection,
     known: write::Known,
@@ -81,8 +82,22 @@ impl SqliteStore {
     /// Opens the data file, creates it if need be, and brings an older format to this one. The file
     /// is locked against other processes until the store is dropped.
     ///
-    /// A file that is not ours or that a newer version wrote is refused and stays as it is.
+    /// A file that is not ours or that a newer version wrote is refused and stays as it is. So is one
+    /// that has a log beside it, which [`LoggedStore`](crate::logged::LoggedStore) opens.
     pub fn open(path: &Path, options: Options) -> Result<Self, Error> {
+        let store = Self::open_with(path, options, options.durability == Durability::Full)?;
+        let logged = store.writer.lock().log()?.1.is_some();
+        if logged {
+            return Err(Error::Unusable {
+                path: path.display().to_string(),
+                reason: "its server was not stopped cleanly, and part of it is in the log beside it: start and stop the server first".into(),
+            });
+        }
+        Ok(store)
+    }
+
+    /// `flushed` says whether each transaction will flush SQLite's log.
+    fn open_with(path: &Path, options: Options, flushed: bool) -> Result<Self, Error> {
         let open::Opened {
             mut writer,
             path,
@@ -90,12 +105,7 @@ impl SqliteStore {
             lock,
         } = open::open(path, &options)?;
         let data = Arc::new(data);
-        let checkpointer = Checkpointer::start(
-            &path,
-            data.clone(),
-            &mut writer,
-            options.durability == Durability::Full,
-        )?;
+        let checkpointer = Checkpointer::start(&path, data.clone(), &mut writer, flushed)?;
         write::forget_empty_queues(&writer)?;
         Ok(SqliteStore {
             readers: Some(Readers::new(path.clone())),
@@ -118,6 +128,7 @@ impl SqliteStore {
     /// A store that lives and dies with this value.
     pub fn memory() -> Result<Self, Error> {
         let mut conn = Connection::open_in_memory()?;
+        open::configure(&conn)?;
         schema::migrate(&mut conn)?;
         conn.set_prepared_statement_cache_capacity(128);
         Ok(Self::single(conn, None))
@@ -158,7 +169,10 @@ impl SqliteStore {
     }
 
     /// Reads in one read transaction.
-    fn read<T>(&self, read: impl FnOnce(&Connection) -> Result<T, Error>) -> Result<T, Error> {
+    pub(crate) fn read<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         match &self.readers {
             Some(readers) => readers.with(|conn| {
                 // Ends when it is dropped; there is nothing to commit.
@@ -330,7 +344,11 @@ impl Store for SqliteStore {
 
     fn examine(&self, complete: bool) -> Result<Examination, Error> {
         let path = self.path().or(self.looked_at.as_deref());
-        self.read(|conn| examine::examine(conn, path, complete))
+        let mut found = self.read(|conn| examine::examine(conn, path, complete))?;
+        if let Some(path) = &self.looked_at {
+            examine::log(&self.writer.lock(), path, &mut found);
+        }
+        Ok(found)
     }
 
     fn backup(&self) -> Result<File, Error> {

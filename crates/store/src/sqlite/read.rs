@@ -133,24 +133,25 @@ pub(super) fn high_water(conn: &Connection) -> Result<(RunNo, i64), Error> {
     Ok((RunNo(kept.max(newest).unwrap_or(0)), seq))
 }
 
-pub(super) fn current_run(
+/// An index ends in the row's key: the last entry of a workflow id is its newest run.
+const CURRENT_RUN: &str = concat!(
+    "SELECT ",
+    identity!(),
+    " FROM namespaces n CROSS JOIN executions e INDEXED BY executions_workflow
+     ON e.namespace = n.no WHERE n.id = ?1 AND e.workflow_id = ?2 ORDER BY e.run DESC LIMIT 1"
+);
+
+pub(crate) fn current_run(
     conn: &Connection,
     namespace: &NamespaceId,
     workflow_id: &str,
 ) -> Result<Option<RunIdentity>, Error> {
-    // An index ends in the row's key: the last entry of a workflow id is its newest run.
-    first(
-        conn,
-        concat!(
-            "SELECT ", identity!(), " FROM namespaces n CROSS JOIN executions e INDEXED BY executions_workflow
-             ON e.namespace = n.no WHERE n.id = ?1 AND e.workflow_id = ?2 ORDER BY e.run DESC LIMIT 1"
-        ),
-        params![namespace, workflow_id],
-        |row| identity(row, 0),
-    )
+    first(conn, CURRENT_RUN, params![namespace, workflow_id], |row| {
+        identity(row, 0)
+    })
 }
 
-pub(super) fn find_run(
+pub(crate) fn find_run(
     conn: &Connection,
     namespace: &NamespaceId,
     workflow_id: &str,
@@ -169,7 +170,7 @@ pub(super) fn find_run(
     )
 }
 
-pub(super) fn load_run(conn: &Connection, run: RunNo) -> Result<Option<StoredRun>, Error> {
+pub(crate) fn load_run(conn: &Connection, run: RunNo) -> Result<Option<StoredRun>, Error> {
     let owner = concat!(
         "SELECT ",
         identity!(),
@@ -280,7 +281,7 @@ fn batch(row: &Row<'_>) -> Read<HistoryBatch> {
     })
 }
 
-pub(super) fn read_history(
+pub(crate) fn read_history(
     conn: &Connection,
     run: RunNo,
     from: i64,
@@ -451,4 +452,28 @@ pub(super) fn open_runs(
         params![after.0, limit(at_most)],
         |row| identity(row, 0),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::super::{open, schema};
+    use super::*;
+
+    #[test]
+    fn statements_are_compiled_once() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        open::configure(&conn).unwrap();
+        schema::migrate(&mut conn).unwrap();
+        for n in 0..10 {
+            assert_eq!(
+                current_run(&conn, &[n; 16], &format!("workflow-{n}")).unwrap(),
+                None
+            );
+        }
+        let statement = conn.prepare_cached(CURRENT_RUN).unwrap();
+        assert!(statement.get_status(StatementStatus::Run) >= 10);
+        assert_eq!(statement.get_status(StatementStatus::RePrepare), 0);
+    }
 }

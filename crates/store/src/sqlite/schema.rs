@@ -28,12 +28,19 @@ pub(super) const KIND_TASK: i64 = -2;
 const META_FORMAT: &str = "format";
 /// `meta` key: no run number up to this one may be given out again.
 pub(super) const META_RUN_HIGH_WATER: &str = "run_high_water";
+/// `meta` key: the last frame of a log that the tables hold; it only grows, over all logs of the file.
+pub(super) const META_APPLIED_LSN: &str = "applied_lsn";
+/// `meta` key: the id of the log beside the file. It is there from the log's beginning to a clean stop:
+/// as long as it is, the file is not all there is.
+pub(super) const META_LOG: &str = "log";
 
 /// `MIGRATIONS[n]` takes a file from format n to format n + 1; format 0 is the empty file. A format
 /// that was released is never edited: add a step.
 const MIGRATIONS: &[&[&str]] = &[
     &[TABLES, crate::visibility::layout::INDEXES],
     &[QUEUE_RECORDS],
+    // A binary that knows no log must not touch a file that may have one.
+    &[LOG],
 ];
 
 const TABLES: &str = "
@@ -113,6 +120,8 @@ CREATE TABLE queue_records (
 ) WITHOUT ROWID;
 ";
 
+const LOG: &str = "INSERT INTO meta (key, value) VALUES ('applied_lsn', 0);";
+
 /// The format of an open data file; 0 for one that holds nothing yet.
 pub(super) fn format(conn: &Connection) -> Result<i64, Error> {
     let header: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -186,6 +195,21 @@ mod tests {
             .map(Result::unwrap)
             .collect();
         assert_eq!(rows, [1, 2]);
+    }
+
+    #[test]
+    fn a_file_without_a_log_holds_no_frame() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate_with(&mut conn, &MIGRATIONS[..2]).unwrap();
+        migrate(&mut conn).unwrap();
+        let applied: i64 = conn
+            .query_row(
+                "SELECT value FROM meta WHERE key = ?1",
+                [META_APPLIED_LSN],
+                |row| row.get(0),
+            )
+            .unwrap();
+        assert_eq!((format(&conn).unwrap(), applied), (3, 0));
     }
 
     /// The file of a binary that knew no records of queues.

@@ -22,6 +22,20 @@ macro_rules! suite {
         mod sqlite_file {
             $(#[test] fn $test() { crate::$module::$test(&mut crate::backend::SqliteFile::new()); })*
         }
+        mod logged_staging {
+            $(#[test] fn $test() { crate::$module::$test(&mut crate::backend::Logged::staging()); })*
+        }
+        mod logged_writing {
+            $(#[test] fn $test() { crate::$module::$test(&mut crate::backend::Logged::writing()); })*
+        }
+        mod logged_killed {
+            $(#[test] fn $test() { crate::$module::$test(&mut crate::backend::Logged::killed()); })*
+        }
+        mod logged_killed_while_writing {
+            $(#[test] fn $test() {
+                crate::$module::$test(&mut crate::backend::Logged::killed_while_writing());
+            })*
+        }
         mod sqlite_memory {
             $(#[test] fn $test() { crate::$module::$test(&mut crate::backend::SqliteMemory::new()); })*
         }

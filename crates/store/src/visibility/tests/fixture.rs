@@ -1,5 +1,6 @@
 //! Runs in an in-memory store with the executions and attributes tables.
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, params};
 
 use super::super::execute::{run_count, run_list};
@@ -118,6 +119,10 @@ pub(super) struct Runs {
 impl Runs {
     pub(super) fn new(rows: Vec<Run>) -> Self {
         let connection = Connection::open_in_memory().unwrap();
+        // As the store's connections: a plan must not rest on the values of parameters.
+        connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
+            .unwrap();
         connection.execute_batch(TABLES).unwrap();
         connection.execute_batch(layout::INDEXES).unwrap();
         let mut runs = Runs {
