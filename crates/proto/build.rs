@@ -1,5 +1,5 @@
 //! Generates the services of Temporal's API from the descriptor set that the
-//! `temporalio-protos` crate exports. Messages stay that crate's: only traits and clients are
+//! `temporalio-protos` crate exports. Messages stay that crate's: only clients are
 //! made here, so no `.proto` file is copied and no `protoc` is needed. Our own service for operators
 //! is generated whole, from `proto/`.
 
@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn error::Error>> {
 
     tonic_prost_build::configure()
         .build_transport(false)
-        .generate_default_stubs(true)
+        .build_server(false)
         .extern_path(".temporal.api", "::temporalio_protos::temporal::api")
         .compile_fds(services_only(all))?;
     tonic_prost_build::configure()

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use http::HeaderMap;
 use tokio::time::Instant;
-use tonic::metadata::MetadataMap;
 
 use tidemill_server::Call;
 
@@ -11,8 +11,8 @@ const TIMEOUT: &str = "grpc-timeout";
 const CLIENT_NAME: &str = "client-name";
 
 /// Reads the call's part of a request's headers.
-pub(crate) fn from_metadata(metadata: &MetadataMap) -> Call {
-    let text = |name| metadata.get(name).and_then(|value| value.to_str().ok());
+pub(crate) fn from_headers(headers: &HeaderMap) -> Call {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     Call {
         deadline: text(TIMEOUT)
             .and_then(timeout)
@@ -70,11 +70,11 @@ mod tests {
 
     #[test]
     fn who_calls() {
-        let mut metadata = MetadataMap::new();
-        assert!(from_metadata(&metadata).deadline.is_none());
-        metadata.insert(CLIENT_NAME, "temporal-cli".parse().unwrap());
-        metadata.insert(TIMEOUT, "10S".parse().unwrap());
-        let call = from_metadata(&metadata);
+        let mut headers = HeaderMap::new();
+        assert!(from_headers(&headers).deadline.is_none());
+        headers.insert(CLIENT_NAME, "temporal-cli".parse().unwrap());
+        headers.insert(TIMEOUT, "10S".parse().unwrap());
+        let call = from_headers(&headers);
         assert_eq!(call.client_name, "temporal-cli");
         assert!(
             call.deadline

@@ -1,45 +1,52 @@
-//! The two services: which function serves which RPC. What is not listed is UNIMPLEMENTED.
+//! Temporal's two services: which function serves which RPC. What is not listed is UNIMPLEMENTED.
 
-use tidemill_engine::Error;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
 use tidemill_proto::api::operatorservice::v1 as operator_api;
 use tidemill_proto::api::workflowservice::v1 as api;
-use tidemill_proto::operator_service::OperatorService;
-use tidemill_proto::workflow_service::WorkflowService;
-use tonic::{Request, Response, Status};
 
 use crate::handler::Handler;
 use crate::rpc::*;
+use crate::transport::unary::{self, Body};
 use crate::{call, error};
 
-fn answer<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
-    result
-        .map(Response::new)
-        .map_err(|error| error::status(&error))
-}
+/// A call on its way to its answer.
+pub(crate) type Inflight = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;
+/// Serves one RPC.
+pub(crate) type Rpc = fn(Arc<Handler>, Request<Incoming>) -> Inflight;
 
 macro_rules! serve {
     (
-        $service:ident of $api:ident:
+        $list:ident of $api:ident:
         $($family:ident::$rpc:ident($request:ident) -> $response:ident;)*
     ) => {
-        #[tonic::async_trait]
-        impl $service for Handler {
-            $(
-                async fn $rpc(
-                    &self,
-                    request: Request<$api::$request>,
-                ) -> Result<Response<$api::$response>, Status> {
-                    let call = call::from_metadata(request.metadata());
-                    answer($family::$rpc(self, request.into_inner(), call).await)
-                }
-            )*
-        }
+        /// The service's RPCs, each by the name of its request.
+        pub(crate) const $list: &[(&str, Rpc)] = &[$(
+            (stringify!($request), |handler, request| Box::pin(async move {
+                let (head, body) = request.into_parts();
+                let call = call::from_headers(&head.headers);
+                let limit = handler.limits.message_bytes;
+                let read = unary::read::<$api::$request>(&head.headers, body, limit).await;
+                drop(head);
+                let request = match read {
+                    Ok(request) => request,
+                    Err(status) => return unary::refuse(status),
+                };
+                let answer = $family::$rpc(&handler, request, call).await;
+                let answer: Result<$api::$response, _> = answer;
+                unary::answer(answer.map_err(|error| error::status(&error)))
+            })),
+        )*];
     };
 }
 
 #[rustfmt::skip]
 serve! {
-    WorkflowService of api:
+    WORKFLOW_SERVICE of api:
 
     system::get_system_info(GetSystemInfoRequest) -> GetSystemInfoResponse;
     system::get_cluster_info(GetClusterInfoRequest) -> GetClusterInfoResponse;
@@ -121,7 +128,7 @@ serve! {
 
 #[rustfmt::skip]
 serve! {
-    OperatorService of operator_api:
+    OPERATOR_SERVICE of operator_api:
 
     operator::add_search_attributes(AddSearchAttributesRequest) -> AddSearchAttributesResponse;
     operator::remove_search_attributes(RemoveSearchAttributesRequest) -> RemoveSearchAttributesResponse;

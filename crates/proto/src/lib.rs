@@ -1,4 +1,4 @@
-//! Temporal's API: its messages, and the server traits and clients of its services; and
+//! Temporal's API: its messages, and clients of its services; and
 //! [`maintenance`], our own service for operators.
 //!
 //! Messages come from the `temporalio-protos` crate under the name [`api`]; the services are
@@ -24,14 +24,14 @@ pub const METHODS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/methods
 pub mod workflow_service {
     tonic::include_proto!("temporal.api.workflowservice.v1");
     pub use workflow_service_client::WorkflowServiceClient;
-    pub use workflow_service_server::{SERVICE_NAME, WorkflowService, WorkflowServiceServer};
+    pub const SERVICE_NAME: &str = "temporal.api.workflowservice.v1.WorkflowService";
 }
 
 /// The service that operators use: search attributes, namespaces, clusters, Nexus endpoints.
 pub mod operator_service {
     tonic::include_proto!("temporal.api.operatorservice.v1");
     pub use operator_service_client::OperatorServiceClient;
-    pub use operator_service_server::{OperatorService, OperatorServiceServer, SERVICE_NAME};
+    pub const SERVICE_NAME: &str = "temporal.api.operatorservice.v1.OperatorService";
 }
 
 /// What operators need beside Temporal's protocol: queues of all namespaces, examination, backup.
