@@ -16,7 +16,7 @@ ARGS ?=
 # Tests share the cores and the build folder; side by side they would only disturb each other.
 .NOTPARALLEL:
 
-.PHONY: help build demo demo-engine test unit wire pipelines pipelines-apart pipelines-full python pyright crash crash-short bench bench-engine bench-open bench-closed bench-limits bench-idle bench-payload bench-pipeline bench-accelerator bench-documents check lint fmt clippy typos deny clean
+.PHONY: help build demo demo-engine test unit wire pipelines pipelines-apart pipelines-full python pyright crash crash-short bench bench-engine bench-open bench-closed bench-limits bench-idle bench-payload bench-pipeline bench-accelerator bench-documents sim check lint fmt clippy typos deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -62,6 +62,9 @@ crash-short: build $(VENV)/.ready ## 60 workflows, 6 kills of the engine, 2 of t
 
 crash: build $(VENV)/.ready ## 200 workflows, 30 kills of the engine, 5 of the worker
 	$(VENV)/bin/python tests/crash/crash.py --full $(ARGS)
+
+sim: ## The engine in a simulated world, seed after seed until stopped; ARGS="--seed 7" repeats one
+	$(CARGO) run --release --locked -p tidemill-sim -- $(ARGS)
 
 # ADDRESS=HOST:PORT measures a server that already runs; SERVER_PID and METRICS_ADDRESS say where to read
 # what it used.

@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tidemill_engine::{Error, Time};
 use tidemill_store::{Committer, RunIdentity, Store};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::Config;
 use crate::identifiers::Identifiers;
@@ -58,6 +60,7 @@ impl Stop {
     pub(crate) async fn sleep(&self, time: Duration) -> bool {
         let mut stopped = self.0.subscribe();
         tokio::select! {
+            biased;
             () = tokio::time::sleep(time) => true,
             _ = stopped.wait_for(|stopped| *stopped) => false,
         }
@@ -67,6 +70,25 @@ impl Stop {
 /// The answer to whoever comes, or still waits, while the server stops.
 pub(crate) fn stopping() -> Error {
     Error::Unavailable("the server is stopping".into())
+}
+
+/// Makes a call that blocks (the store's do) where it holds nobody up.
+pub(crate) fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    blocking_on(&Handle::current(), call)
+}
+
+/// On a runtime of one thread the call is one of its tasks, so that what happens there happens in one
+/// order: a simulation depends on that.
+pub(crate) fn blocking_on<T: Send + 'static>(
+    runtime: &Handle,
+    call: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    match runtime.runtime_flavor() {
+        RuntimeFlavor::CurrentThread => runtime.spawn(async move { call() }),
+        _ => runtime.spawn_blocking(call),
+    }
 }
 
 /// The wall clock, in the engine's terms.

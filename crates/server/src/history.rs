@@ -7,7 +7,7 @@ use tidemill_engine::{Batch, Error};
 use tidemill_proto::api::history::v1::{History, HistoryEvent};
 use tidemill_store::{HistoryBatch, RunNo};
 
-use crate::core::Core;
+use crate::core::{Core, blocking};
 use crate::shard::View;
 
 /// Batches in one page; the protocol's pages count batches.
@@ -150,9 +150,7 @@ impl Core {
         reverse: bool,
     ) -> Result<Vec<HistoryBatch>, Error> {
         let core = self.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            core.store.read_history(run, from, to, limit, reverse)
-        });
+        let read = blocking(move || core.store.read_history(run, from, to, limit, reverse));
         read.await
             .map_err(|e| Error::Internal(e.to_string()))?
             .map_err(|e| Error::Unavailable(e.to_string()))

@@ -75,9 +75,18 @@ struct Background {
 impl Server {
     /// Starts serving a store. What was left undone when it was last closed goes on.
     pub async fn start(store: Arc<dyn Store>, config: Config) -> Result<Self, Error> {
+        let committer = Arc::new(Committer::start(store.clone()));
+        Self::start_with(store, committer, config).await
+    }
+
+    /// The same with a committer of this store that somebody else drives.
+    pub async fn start_with(
+        store: Arc<dyn Store>,
+        committer: Arc<Committer>,
+        config: Config,
+    ) -> Result<Self, Error> {
         let unavailable = |e: tidemill_store::Error| Error::Unavailable(e.to_string());
         let (last_run, last_task) = store.high_water().map_err(unavailable)?;
-        let committer = Arc::new(Committer::start(store.clone()));
         let namespaces =
             Namespaces::open(&*store, committer.clone(), config.namespaces.clone()).await?;
         let metrics = Arc::new(Metrics::new());
@@ -171,7 +180,7 @@ impl Server {
         self.core.barrier().await;
         let core = self.core.clone();
         // Joins threads.
-        let _ = tokio::task::spawn_blocking(move || core.committer.close()).await;
+        let _ = core::blocking(move || core.committer.close()).await;
     }
 
     /// When the caller's deadline or our own bound ends a wait, whichever is first, with room

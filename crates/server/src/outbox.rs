@@ -21,7 +21,7 @@ use tidemill_proto::api::history::v1::HistoryEvent;
 use tidemill_store::committer::NO_LANE;
 use tidemill_store::{Commit, RunIdentity, RunNo, RunWrite};
 
-use crate::core::{Core, stopping};
+use crate::core::{Core, blocking, stopping};
 use crate::namespaces::Namespace;
 use crate::shard::{Target, View};
 
@@ -92,7 +92,7 @@ pub(crate) async fn resume(core: Arc<Core>) {
     let mut after = (RunNo(0), 0);
     loop {
         let reader = core.clone();
-        let page = tokio::task::spawn_blocking(move || reader.store.read_outbox(after, PAGE)).await;
+        let page = blocking(move || reader.store.read_outbox(after, PAGE)).await;
         let page = match page {
             Ok(Ok(page)) => page,
             Ok(Err(error)) => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::core::{Core, now};
+use crate::core::{Core, blocking, now};
 
 /// Runs deleted at a time, so that deletion never holds the store for long.
 const PAGE: usize = 200;
@@ -50,7 +50,7 @@ enum Page {
 /// Deletes some of the runs that are due.
 async fn delete_page(core: &Arc<Core>) -> Page {
     let reader = core.clone();
-    let read = tokio::task::spawn_blocking(move || reader.store.expired_runs(now().0, PAGE)).await;
+    let read = blocking(move || reader.store.expired_runs(now().0, PAGE)).await;
     let Ok(Ok(expired)) = read else {
         return Page::Empty;
     };

@@ -8,7 +8,7 @@ use tidemill_engine::Error;
 use tidemill_store::{QueueName, StoredTask};
 
 use crate::commit::WORKFLOW_QUEUE;
-use crate::core::Core;
+use crate::core::{Core, blocking};
 use crate::namespaces::Namespace;
 use crate::shard::Target;
 
@@ -39,7 +39,7 @@ async fn give_up(core: &Arc<Core>, queue: &QueueName) -> Result<(), Error> {
     let mut from = (0, 0);
     while !core.matching.sticky_available(queue) {
         let (reader, name) = (core.clone(), queue.clone());
-        let page = tokio::task::spawn_blocking(move || reader.store.read_tasks(&name, from, PAGE));
+        let page = blocking(move || reader.store.read_tasks(&name, from, PAGE));
         let page = page.await.map_err(|e| Error::Internal(e.to_string()))?;
         let page = page.map_err(|e| Error::Unavailable(e.to_string()))?;
         let Some(last) = page.last() else {

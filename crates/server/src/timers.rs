@@ -15,7 +15,7 @@ use tidemill_engine::Time;
 use tidemill_store::{RunIdentity, RunNo};
 use tokio::sync::Notify;
 
-use crate::core::{Core, now};
+use crate::core::{Core, blocking, now};
 
 pub(crate) struct Timers {
     heap: Mutex<BinaryHeap<Reverse<Entry>>>,
@@ -103,6 +103,7 @@ pub(crate) async fn wake_due(core: Arc<Core>) {
             at.since(now()).min(Duration::from_secs(60)) + Duration::from_micros(200)
         });
         tokio::select! {
+            biased;
             () = tokio::time::sleep(sleep) => {}
             () = core.timers.earlier.notified() => {}
         }
@@ -119,8 +120,7 @@ pub(crate) async fn read_ahead(core: Arc<Core>) {
         core.barrier().await;
         loop {
             let reader = core.clone();
-            let page =
-                tokio::task::spawn_blocking(move || reader.store.due_runs(from, until, PAGE)).await;
+            let page = blocking(move || reader.store.due_runs(from, until, PAGE)).await;
             match page {
                 Ok(Ok(page)) => {
                     let full = page.len() == PAGE;

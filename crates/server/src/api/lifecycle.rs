@@ -10,7 +10,7 @@ use tidemill_proto::api::workflowservice::v1::{
 
 use super::{Call, target};
 use crate::Server;
-use crate::core::{identity, now};
+use crate::core::{blocking, identity, now};
 use crate::namespaces::Namespace;
 use crate::shard::Target;
 
@@ -87,7 +87,7 @@ impl Server {
         loop {
             let core = self.core.clone();
             let id = namespace.id;
-            let page = tokio::task::spawn_blocking(move || {
+            let page = blocking(move || {
                 core.store
                     .runs_of_namespace(&id, tidemill_store::RunNo(0), 1000)
             })

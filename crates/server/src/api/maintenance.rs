@@ -8,7 +8,7 @@ use tidemill_engine::{Error, Time};
 use tidemill_proto::maintenance as op;
 
 use crate::Server;
-use crate::core::now;
+use crate::core::{blocking, now};
 use crate::examine::{Serving, examine};
 use crate::matching::QueueSummary;
 
@@ -71,14 +71,14 @@ impl Server {
             unattended,
         };
         let store = self.core.store.clone();
-        blocking(move || examine(&*store, &request, Some(&serving))).await
+        read(move || examine(&*store, &request, Some(&serving))).await
     }
 
     /// A copy of all data as one file without a name, which ends with its handle.
     pub async fn backup(&self) -> Result<File, Error> {
         self.core.barrier().await;
         let store = self.core.store.clone();
-        blocking(move || store.backup()).await
+        read(move || store.backup()).await
     }
 }
 
@@ -90,10 +90,10 @@ fn is_unattended(queue: &QueueSummary, now: Time) -> bool {
     queue.backlog_count > 0 && queue.polls == 0 && absent && !queue.sticky
 }
 
-async fn blocking<T: Send + 'static>(
+async fn read<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, tidemill_store::Error> + Send + 'static,
 ) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(call).await {
+    match blocking(call).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(Error::Unavailable(error.to_string())),
         Err(error) => Err(Error::Internal(error.to_string())),

@@ -20,6 +20,7 @@ use tidemill_store::{AttributeValue, ExecutionPage};
 
 use super::Call;
 use crate::Server;
+use crate::core::blocking;
 use crate::namespaces::Namespace;
 
 /// Runs in a page at most.
@@ -148,7 +149,7 @@ impl Server {
             .filter(|n| *n > 0)
             .map_or(PAGE_MAX, |n| n.min(PAGE_MAX));
         let (core, ns) = (self.core.clone(), namespace.clone());
-        let read = tokio::task::spawn_blocking(move || {
+        let read = blocking(move || {
             let token = (!token.is_empty()).then_some(&token[..]);
             core.store
                 .list(ns.search_attributes(), &ns.id, &filter, size, token)
@@ -175,7 +176,7 @@ impl Server {
         _call: Call,
     ) -> Result<CountWorkflowExecutionsResponse, Error> {
         let (core, ns) = (self.core.clone(), namespace.clone());
-        let read = tokio::task::spawn_blocking(move || {
+        let read = blocking(move || {
             core.store
                 .count(ns.search_attributes(), &ns.id, &request.query)
         });

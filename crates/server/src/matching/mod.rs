@@ -198,7 +198,7 @@ impl Matching {
     /// start does not wait for it. Returns their names.
     pub async fn load(&self) -> Result<Vec<QueueName>, tidemill_store::Error> {
         let matching = self.clone();
-        let names = self.env().runtime.spawn_blocking(move || {
+        let names = crate::core::blocking_on(&self.env().runtime, move || {
             let names = matching.env().source.queues_with_tasks()?;
             for name in &names {
                 let queue = Queue::new(name.clone(), Arc::clone(matching.env()), true);
@@ -213,7 +213,7 @@ impl Matching {
         };
         let loaded = names.clone();
         let matching = self.clone();
-        self.env().runtime.spawn_blocking(move || {
+        crate::core::blocking_on(&self.env().runtime, move || {
             for name in names {
                 if matching.inner.closed.load(Ordering::SeqCst) {
                     return;

@@ -20,6 +20,7 @@ use super::rate::Limiter;
 use super::reserve::Fulfilled;
 use super::stats::Rates;
 use super::{Config, TaskSource};
+use crate::core::blocking_on;
 
 /// How long to wait after the store failed to read a page.
 const READ_RETRY: Duration = Duration::from_secs(1);
@@ -477,9 +478,7 @@ impl Queue {
     pub(super) fn read_page(self: &Arc<Self>, s: &mut State) {
         let from = s.backlog.begin_page();
         let queue = Arc::clone(self);
-        self.env
-            .runtime
-            .spawn_blocking(move || queue.read_tasks(from));
+        blocking_on(&self.env.runtime, move || queue.read_tasks(from));
     }
 
     /// Reads one page; when more is wanted, `pump` asks for the next. Blocks.

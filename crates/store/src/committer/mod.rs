@@ -57,12 +57,16 @@ const PACE: Duration = Duration::from_millis(1);
 pub struct Committer {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Of one without threads.
+    stepped: Option<Mutex<Writer>>,
 }
 
 struct Shared {
     store: Arc<dyn Store>,
     queue: Mutex<Queue>,
     submitted: Condvar,
+    /// Wakes whoever drives a committer without threads.
+    on_submit: Option<Box<dyn Fn() + Send + Sync>>,
     durable: AtomicU64,
     stats: stats::Counters,
 }
@@ -83,19 +87,21 @@ struct Submission {
     on_done: OnDone,
 }
 
-/// A batch whose outcome is known; `outcomes` is empty when all went well.
-struct Finished {
+/// What the writer knows from one batch to the next.
+struct Writer {
+    failed: FailedLanes,
+    backlog: VecDeque<Submission>,
+}
+
+/// A batch whose outcome is known and was not told yet; `outcomes` is empty when all went well.
+pub struct Finished {
     batch: Vec<Submission>,
     outcomes: Vec<Outcome>,
 }
 
-impl Committer {
-    /// Starts the threads.
-    ///
-    /// # Panics
-    /// When the system refuses a thread.
-    pub fn start(store: Arc<dyn Store>) -> Self {
-        let shared = Arc::new(Shared {
+impl Shared {
+    fn new(store: Arc<dyn Store>, on_submit: Option<Box<dyn Fn() + Send + Sync>>) -> Arc<Self> {
+        Arc::new(Shared {
             store,
             queue: Mutex::new(Queue {
                 waiting: VecDeque::with_capacity(BATCH_COMMITS_MAX),
@@ -104,9 +110,20 @@ impl Committer {
                 closed: false,
             }),
             submitted: Condvar::new(),
+            on_submit,
             durable: AtomicU64::new(0),
             stats: stats::Counters::default(),
-        });
+        })
+    }
+}
+
+impl Committer {
+    /// Starts the threads.
+    ///
+    /// # Panics
+    /// When the system refuses a thread.
+    pub fn start(store: Arc<dyn Store>) -> Self {
+        let shared = Shared::new(store, None);
         let (finished, to_call) = mpsc::channel();
         let writer = shared.clone();
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
@@ -125,7 +142,27 @@ impl Committer {
         Committer {
             shared,
             threads: Mutex::new(threads),
+            stepped: None,
         }
+    }
+
+    /// One without threads, for a simulation: whoever is woken by `on_submit` calls
+    /// [`step`](Self::step) until there is nothing to do.
+    #[doc(hidden)]
+    pub fn stepped(store: Arc<dyn Store>, on_submit: impl Fn() + Send + Sync + 'static) -> Self {
+        Committer {
+            shared: Shared::new(store, Some(Box::new(on_submit))),
+            threads: Mutex::default(),
+            stepped: Some(Mutex::new(Writer::new())),
+        }
+    }
+
+    /// Writes one batch, if anything waits. Nobody is told before [`Finished::call_back`].
+    #[doc(hidden)]
+    pub fn step(&self) -> Option<Finished> {
+        let writer = &mut *self.stepped.as_ref()?.lock();
+        writer.backlog.append(&mut self.shared.queue.lock().waiting);
+        (!writer.backlog.is_empty()).then(|| writer.write_batch(&self.shared))
     }
 
     /// Puts a commit in the order and returns at once. `on_done` runs on the committer's callback
@@ -154,7 +191,9 @@ impl Committer {
         });
         let wake = std::mem::take(&mut queue.asleep);
         drop(queue);
-        if wake {
+        if let Some(on_submit) = &self.shared.on_submit {
+            on_submit();
+        } else if wake {
             self.shared.submitted.notify_one();
         }
         ticket
@@ -180,6 +219,9 @@ impl Committer {
         let mut queue = self.shared.queue.lock();
         queue.closed = true;
         drop(queue);
+        while let Some(finished) = self.step() {
+            finished.call_back();
+        }
         self.shared.submitted.notify_one();
         let mut threads = self.threads.lock();
         let this = std::thread::current().id();
@@ -201,26 +243,39 @@ impl Drop for Committer {
 
 /// The writer thread: until closed, one batch after the other.
 fn write(shared: &Shared, finished: &mpsc::Sender<Finished>) {
-    let mut failed = FailedLanes::default();
-    let mut backlog = VecDeque::with_capacity(BATCH_COMMITS_MAX);
+    let mut writer = Writer::new();
     let mut last = None;
-    while refill(shared, &mut backlog) {
+    while refill(shared, &mut writer.backlog) {
         if let Some((begun, commits)) = last {
             let wait = pace(commits, begun, Instant::now());
             if !wait.is_zero() {
                 std::thread::sleep(wait);
-                refill(shared, &mut backlog);
+                refill(shared, &mut writer.backlog);
             }
         }
-        let batch = next_batch(&mut backlog);
-        let written = |submission: &&Submission| !submission.commit.is_empty();
-        last = Some((Instant::now(), batch.iter().filter(written).count()));
-        let outcomes = settle(shared, &mut failed, &batch);
+        let begun = Instant::now();
+        let written = writer.write_batch(shared);
+        last = Some((begun, written.commits()));
+        // The other thread ends only after this one.
+        let _ = finished.send(written);
+    }
+}
+
+impl Writer {
+    fn new() -> Self {
+        Writer {
+            failed: FailedLanes::default(),
+            backlog: VecDeque::with_capacity(BATCH_COMMITS_MAX),
+        }
+    }
+
+    fn write_batch(&mut self, shared: &Shared) -> Finished {
+        let batch = next_batch(&mut self.backlog);
+        let outcomes = settle(shared, &mut self.failed, &batch);
         if let Some(last) = batch.last() {
             shared.durable.store(last.ticket, Ordering::Release);
         }
-        // The other thread ends only after this one.
-        let _ = finished.send(Finished { batch, outcomes });
+        Finished { batch, outcomes }
     }
 }
 
@@ -366,9 +421,23 @@ fn apply(shared: &Shared, commits: &[&Commit]) -> Result<(), Error> {
 /// The callback thread: runs callbacks, and frees what was committed, while the next transaction is
 /// written.
 fn call_back(finished: &mpsc::Receiver<Finished>) {
-    for Finished { batch, outcomes } in finished {
-        let mut outcomes = outcomes.into_iter();
-        for submission in batch {
+    for finished in finished {
+        finished.call_back();
+    }
+}
+
+impl Finished {
+    /// How many commits wrote something, or should have.
+    fn commits(&self) -> usize {
+        let written = |submission: &&Submission| !submission.commit.is_empty();
+        self.batch.iter().filter(written).count()
+    }
+
+    /// Runs the callbacks.
+    #[doc(hidden)]
+    pub fn call_back(self) {
+        let mut outcomes = self.outcomes.into_iter();
+        for submission in self.batch {
             let outcome = outcomes.next().unwrap_or(Ok(()));
             // A caller's panic is reported by the panic hook and must not keep others waiting.
             let _ = catch_unwind(AssertUnwindSafe(|| (submission.on_done)(outcome)));

@@ -18,8 +18,8 @@ pub mod disk;
 mod frame;
 mod recover;
 mod segment;
-#[cfg(test)]
-pub(crate) mod sim;
+#[doc(hidden)]
+pub mod sim;
 #[cfg(test)]
 mod tests;
 

@@ -1,4 +1,4 @@
-//! A disk whose power can be cut, for tests.
+//! A disk whose power can be cut, for tests and the simulation.
 //!
 //! What was synced is there after the cut. Of what was not, each sector has any of the contents that
 //! were written to it since, or a mixture of two (torn). After a failed sync nobody knows what was
@@ -15,10 +15,10 @@ use super::disk::{Disk, LogFile};
 const SECTOR: usize = 512;
 
 /// SplitMix64.
-pub(crate) struct Random(pub(crate) u64);
+pub struct Random(pub u64);
 
 impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -26,19 +26,19 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub(crate) fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         (self.next() % n.max(1) as u64) as usize
     }
 
     /// True once in `n` times.
-    pub(crate) fn one_in(&mut self, n: usize) -> bool {
+    pub fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
 }
 
 /// A disk; clones are the same one.
 #[derive(Clone, Default)]
-pub(crate) struct SimDisk(Arc<Mutex<World>>);
+pub struct SimDisk(Arc<Mutex<World>>);
 
 #[derive(Default)]
 struct World {
@@ -50,14 +50,14 @@ struct World {
 
 /// What goes wrong.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Faults {
+pub struct Faults {
     /// How many syncs from now on fail.
-    pub(crate) failing_syncs: u32,
+    pub failing_syncs: u32,
     /// Files cannot grow.
-    pub(crate) full: bool,
-    pub(crate) read_only: bool,
+    pub full: bool,
+    pub read_only: bool,
     /// The power goes when so many more operations are done; everything fails from then on.
-    pub(crate) power: Option<u64>,
+    pub power: Option<u64>,
 }
 
 #[derive(Clone, Default)]
@@ -110,16 +110,21 @@ impl World {
 }
 
 impl SimDisk {
-    pub(crate) fn set_faults(&self, faults: Faults) {
+    pub fn set_faults(&self, faults: Faults) {
         self.0.lock().faults = faults;
     }
 
-    pub(crate) fn operations(&self) -> u64 {
+    pub fn operations(&self) -> u64 {
         self.0.lock().operations
     }
 
+    /// The power is gone.
+    pub fn is_off(&self) -> bool {
+        self.0.lock().faults.power == Some(0)
+    }
+
     /// What is there after the power went and came back.
-    pub(crate) fn after_power_cut(&self, random: &mut Random) -> SimDisk {
+    pub fn after_power_cut(&self, random: &mut Random) -> SimDisk {
         let world = self.0.lock();
         let mut files = BTreeMap::new();
         for (number, file) in &world.files {
@@ -144,7 +149,7 @@ impl SimDisk {
     }
 
     /// What is there when the process alone ends.
-    pub(crate) fn after_kill(&self) -> SimDisk {
+    pub fn after_kill(&self) -> SimDisk {
         let world = self.0.lock();
         let files = world.files.iter().filter(|(_, file)| !file.removed);
         SimDisk::with(
@@ -162,7 +167,7 @@ impl SimDisk {
     }
 
     /// The bytes of a file, to be read and damaged.
-    pub(crate) fn with_bytes<T>(&self, file: u64, f: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    pub fn with_bytes<T>(&self, file: u64, f: impl FnOnce(&mut Vec<u8>) -> T) -> T {
         f(&mut self.0.lock().files.get_mut(&file).unwrap().current)
     }
 }

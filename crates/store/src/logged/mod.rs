@@ -122,7 +122,7 @@ impl LoggedStore {
             .truncate(false)
             .open(wal)
             .map_err(|fault| Error::Io(fault.to_string()))
-            .and_then(|wal| Self::over(sqlite, Some(wal), Arc::new(disk), options))
+            .and_then(|wal| Self::over(sqlite, Some(wal), Arc::new(disk), options)?.tended())
             .map_err(|error| match error {
                 Error::Io(reason) => Error::Unusable {
                     path: path.display().to_string(),
@@ -166,8 +166,29 @@ impl LoggedStore {
             wal,
             options,
         });
-        let thread = Some(Thread::start(shared.clone())?);
-        Ok(LoggedStore { shared, thread })
+        Ok(LoggedStore {
+            shared,
+            thread: None,
+        })
+    }
+
+    /// With the thread that puts what is staged into the tables, in time.
+    fn tended(mut self) -> Result<Self, Error> {
+        self.thread = Some(Thread::start(self.shared.clone())?);
+        Ok(self)
+    }
+
+    /// Opens the data file with a log on any disk and without a thread, for a simulation: somebody
+    /// calls [`tend`](Self::tend) now and then.
+    #[doc(hidden)]
+    pub fn open_on(path: &Path, disk: Arc<dyn Disk>, options: Options) -> Result<Self, Error> {
+        Self::over(SqliteStore::open_for_log(path)?, None, disk, options)
+    }
+
+    /// What the thread does when it is time.
+    #[doc(hidden)]
+    pub fn tend(&self) {
+        self.shared.tend();
     }
 
     /// See [`SqliteStore::limit_pages`].
@@ -354,6 +375,14 @@ impl Shared {
             }
         }
         self.log.release(applied);
+    }
+
+    fn tend(&self) {
+        if self.flush().is_err() {
+            // It stays staged, or in the log. The next time comes.
+            self.orders.staged();
+        }
+        self.trim();
     }
 
     /// A clean stop: the data file alone is all there is afterwards. If that cannot be, the log stays.

@@ -82,11 +82,7 @@ impl Drop for Thread {
 
 fn run(shared: &Shared) {
     while wait(shared) {
-        if shared.flush().is_err() {
-            // It stays staged, or in the log. The next time comes.
-            shared.orders.staged();
-        }
-        shared.trim();
+        shared.tend();
     }
 }
 

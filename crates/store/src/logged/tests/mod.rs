@@ -22,7 +22,8 @@ fn open(conn: Connection, disk: &SimDisk) -> Result<LoggedStore, Error> {
         None,
         Arc::new(disk.clone()),
         options,
-    )
+    )?
+    .tended()
 }
 
 fn empty() -> Connection {

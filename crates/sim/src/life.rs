@@ -1,0 +1,306 @@
+//! One life of a server's process: from an opening of the store to a crash, or to the end.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tidemill_server::namespaces::{DEFAULT, Namespace, Registration};
+use tidemill_server::{Config, Server};
+use tidemill_store::log::sim::{Faults, SimDisk};
+use tidemill_store::logged::{LoggedStore, Options};
+use tidemill_store::{Committer, Store};
+use tokio::sync::Notify;
+
+use crate::world::{World, now};
+use crate::{clients, host, workers};
+
+/// What others need to call the server.
+#[derive(Clone)]
+pub(crate) struct Link {
+    pub(crate) world: World,
+    pub(crate) server: Server,
+    pub(crate) namespace: Namespace,
+}
+
+/// How a life ended.
+pub(crate) enum End {
+    /// The process was killed: what was written is there.
+    Killed,
+    /// The power went.
+    PowerCut,
+    /// The server was stopped and the store closed.
+    Stopped,
+    /// Everything is done.
+    Done,
+}
+
+/// What is left of a life, to be cleared away when its runtime is gone.
+#[derive(Default)]
+pub(crate) struct Remains {
+    store: Option<Arc<LoggedStore>>,
+    committer: Option<Arc<Committer>>,
+    /// SQLite's log when it was opened: a power cut leaves that, and any part of what came after.
+    pub(crate) durable_wal: Option<u64>,
+}
+
+impl Remains {
+    /// Ends what the process would have ended with. True when nothing holds the store any more.
+    pub(crate) fn clear(self) -> bool {
+        if let Some(committer) = self.committer {
+            committer.close();
+        }
+        let Some(store) = self.store else { return true };
+        let gone = Arc::downgrade(&store);
+        drop(store);
+        gone.upgrade().is_none()
+    }
+}
+
+/// How long everything may take once nothing goes wrong any more.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// Lives.
+pub(crate) async fn live(
+    world: &World,
+    disk: &SimDisk,
+    folder: &Path,
+    remains: &mut Remains,
+) -> End {
+    host::attach();
+    let faults = world.plan.faults;
+    let power = (faults.crashes && !world.is_calm() && world.one_in(3))
+        .then(|| disk.operations() + world.below(400) as u64);
+    let chaos = Chaos {
+        disk: disk.clone(),
+        power,
+        crash: Arc::default(),
+    };
+    chaos.set(Faults::default());
+
+    let options = Options {
+        bytes: 4096 << world.below(8),
+        ..Options::default()
+    };
+    let store = match LoggedStore::open_on(&folder.join("data.db"), Arc::new(disk.clone()), options)
+    {
+        Ok(store) => Arc::new(store),
+        Err(_) if disk.is_off() => return End::PowerCut,
+        Err(error) => {
+            world.find(format!("the store does not open: {error}"));
+            return End::Done;
+        }
+    };
+    remains.store = Some(store.clone());
+    remains.durable_wal = Some(wal_bytes(folder));
+
+    let submitted = Arc::new(Notify::new());
+    let wake = submitted.clone();
+    let committer = Arc::new(Committer::stepped(store.clone(), move || wake.notify_one()));
+    remains.committer = Some(committer.clone());
+    tokio::spawn(commit(
+        world.clone(),
+        chaos.clone(),
+        committer.clone(),
+        submitted,
+    ));
+    tokio::spawn(tend(world.clone(), store.clone()));
+
+    let life = serve(world, store.clone(), committer, &chaos);
+    let crash = async {
+        tokio::select! {
+            biased;
+            () = chaos.crash.notified() => End::PowerCut,
+            end = die(world) => end,
+        }
+    };
+    let end = tokio::select! {
+        biased;
+        end = crash => end,
+        end = life => end,
+    };
+    host::detach();
+    end
+}
+
+pub(crate) fn wal_bytes(folder: &Path) -> u64 {
+    std::fs::metadata(folder.join("data.db-wal")).map_or(0, |file| file.len())
+}
+
+async fn serve(
+    world: &World,
+    store: Arc<LoggedStore>,
+    committer: Arc<Committer>,
+    chaos: &Chaos,
+) -> End {
+    let config = Config {
+        namespaces: vec![Registration {
+            name: DEFAULT.to_owned(),
+            retention: Duration::from_secs(86_400),
+            ..Default::default()
+        }],
+        shards: world.plan.shards,
+        cache_bytes: if world.one_in(3) { 0 } else { 1 << 20 },
+        ..Default::default()
+    };
+    let server = loop {
+        // Opened by hand where it fails, as a supervisor would.
+        let started = Server::start_with(
+            store.clone() as Arc<dyn Store>,
+            committer.clone(),
+            config.clone(),
+        );
+        match started.await {
+            Ok(server) => break server,
+            Err(error) => world.say(format!("the server does not start: {error}")),
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let Ok(namespace) = server.namespaces().by_name(DEFAULT) else {
+        world.find("the namespace is missing");
+        return End::Done;
+    };
+    let link = Link {
+        world: world.clone(),
+        server: server.clone(),
+        namespace,
+    };
+    if world.plan.faults.disk {
+        tokio::spawn(spoil(world.clone(), chaos.clone(), store));
+    }
+    workers::begin(&link);
+    clients::begin(&link);
+    let finished = async {
+        clients::until_done(world).await;
+        End::Done
+    };
+    let stop = async {
+        let wait = 1_000 + world.below(60_000) as u64;
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        if !world.plan.faults.crashes || world.is_calm() {
+            std::future::pending::<()>().await;
+        }
+        End::Stopped
+    };
+    let end = tokio::select! {
+        biased;
+        end = finished => end,
+        end = stop => end,
+        () = tokio::time::sleep((world.plan.calm_from + PATIENCE).saturating_sub(now())) => {
+            world.find(format!("not done in time: {}", clients::undone(world).join(", ")));
+            End::Done
+        }
+    };
+    if server.metrics().contained_failures.get() > 0 {
+        world.find("the engine broke an invariant of its own");
+    }
+    match end {
+        End::Stopped => server.shutdown().await,
+        _ => crate::oracle::at_the_end(&link).await,
+    }
+    end
+}
+
+/// Ends the process at some moment.
+async fn die(world: &World) -> End {
+    if !world.plan.faults.crashes || world.is_calm() {
+        std::future::pending::<()>().await;
+    }
+    let most = 1 << (4 + world.below(11));
+    tokio::time::sleep(Duration::from_millis(world.below(most) as u64)).await;
+    if world.is_calm() {
+        std::future::pending::<()>().await;
+    }
+    if world.one_in(2) {
+        End::Killed
+    } else {
+        End::PowerCut
+    }
+}
+
+/// Does the work of the committer's threads.
+async fn commit(world: World, chaos: Chaos, committer: Arc<Committer>, submitted: Arc<Notify>) {
+    loop {
+        submitted.notified().await;
+        loop {
+            world.dawdle(world.with(|shared| shared.latency_ms)).await;
+            let Some(finished) = committer.step() else {
+                break;
+            };
+            if chaos.disk.is_off() {
+                // Nobody hears of anything any more.
+                chaos.crash.notify_one();
+                return std::future::pending().await;
+            }
+            world.dawdle(world.with(|shared| shared.latency_ms)).await;
+            finished.call_back();
+        }
+    }
+}
+
+/// Does the work of the store's thread.
+async fn tend(world: World, store: Arc<LoggedStore>) {
+    loop {
+        world.dawdle(2_000).await;
+        store.tend();
+    }
+}
+
+/// What goes wrong with the disk.
+#[derive(Clone)]
+struct Chaos {
+    disk: SimDisk,
+    /// The power goes after so many operations.
+    power: Option<u64>,
+    crash: Arc<Notify>,
+}
+
+impl Chaos {
+    fn set(&self, faults: Faults) {
+        let left = |power: u64| power.saturating_sub(self.disk.operations());
+        self.disk.set_faults(Faults {
+            power: self.power.map(left),
+            ..faults
+        });
+    }
+}
+
+async fn spoil(world: World, chaos: Chaos, store: Arc<LoggedStore>) {
+    while !world.is_calm() {
+        world.dawdle(2_000).await;
+        let limit = world.one_in(4);
+        match world.below(5) {
+            0 => chaos.set(Faults {
+                failing_syncs: 1 + world.below(3) as u32,
+                ..Faults::default()
+            }),
+            1 => chaos.set(Faults {
+                full: true,
+                ..Faults::default()
+            }),
+            2 => chaos.set(Faults {
+                read_only: true,
+                ..Faults::default()
+            }),
+            3 => world.with(|shared| shared.latency_ms = 500),
+            _ => {}
+        }
+        if limit {
+            let _ = store.limit_pages(Some(1));
+        }
+        world.say("the disk is bad");
+        world.dawdle(1_500).await;
+        chaos.set(Faults::default());
+        world.with(|shared| shared.latency_ms = 2);
+        if limit {
+            let _ = store.limit_pages(None);
+        }
+        world.say("the disk is good");
+    }
+}
+
+/// A folder for each life.
+pub(crate) fn next_folder(base: &Path) -> std::path::PathBuf {
+    static FOLDERS: AtomicU64 = AtomicU64::new(0);
+    base.join(FOLDERS.fetch_add(1, Ordering::Relaxed).to_string())
+}

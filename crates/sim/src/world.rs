@@ -1,0 +1,138 @@
+//! What outlives the server's process: clients, workers, and what they know.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tidemill_store::log::sim::Random;
+
+use crate::host;
+use crate::oracle::Ledger;
+use crate::plan::Plan;
+use crate::trace::Trace;
+
+/// Shared by everything on the thread of a simulation. It is never held over an `await`.
+#[derive(Clone)]
+pub(crate) struct World {
+    shared: Arc<Mutex<Shared>>,
+    pub(crate) plan: Arc<Plan>,
+    /// Workflows of the plan by their ids.
+    pub(crate) workflows: Arc<HashMap<String, usize>>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) random: Random,
+    pub(crate) trace: Trace,
+    pub(crate) findings: Vec<String>,
+    pub(crate) clients: Vec<Client>,
+    /// Tasks that workers have in hand.
+    pub(crate) held: BTreeMap<u64, Held>,
+    pub(crate) last_held: u64,
+    pub(crate) ledger: Ledger,
+    /// How long a flush of the log takes at most.
+    pub(crate) latency_ms: usize,
+    pub(crate) stats: Stats,
+}
+
+/// How far a client has got with its workflow.
+#[derive(Clone, Default)]
+pub(crate) struct Client {
+    pub(crate) run_id: Option<String>,
+    pub(crate) started_at: Duration,
+    pub(crate) signals: usize,
+    pub(crate) terminated: bool,
+    pub(crate) closed: bool,
+}
+
+/// A task that a worker will answer.
+#[derive(Clone)]
+pub(crate) struct Held {
+    /// In simulated nanoseconds, once for each time that the answer is sent.
+    pub(crate) at: Vec<u64>,
+    pub(crate) answer: crate::workers::Answer,
+}
+
+/// What a seed did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    pub requests: u64,
+    pub failed_requests: u64,
+    pub crashes: u64,
+    pub tasks: u64,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, loud: bool) -> Self {
+        let mut random = Random(seed);
+        random.next();
+        let plan = Plan::draw(&mut random);
+        let clients = vec![Client::default(); plan.workflows.len()];
+        let workflows = plan.workflows.iter().enumerate();
+        let workflows = workflows.map(|(at, workflow)| (workflow.id.clone(), at));
+        World {
+            workflows: Arc::new(workflows.collect()),
+            shared: Arc::new(Mutex::new(Shared {
+                random,
+                trace: Trace::new(loud),
+                findings: Vec::new(),
+                clients,
+                held: BTreeMap::new(),
+                last_held: 0,
+                ledger: Ledger::default(),
+                latency_ms: 2,
+                stats: Stats::default(),
+            })),
+            plan: Arc::new(plan),
+        }
+    }
+
+    pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Shared) -> T) -> T {
+        f(&mut self.shared.lock())
+    }
+
+    pub(crate) fn say(&self, what: impl Display) {
+        self.with(|shared| shared.trace.say(what));
+    }
+
+    /// Something that must not be.
+    pub(crate) fn find(&self, what: impl Display) {
+        self.with(|shared| shared.find(what));
+    }
+
+    pub(crate) fn below(&self, n: usize) -> usize {
+        self.with(|shared| shared.random.below(n))
+    }
+
+    pub(crate) fn one_in(&self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    pub(crate) fn is_calm(&self) -> bool {
+        now() >= self.plan.calm_from
+    }
+
+    /// Sleeps for some milliseconds, at most so many; for none it lets others go first.
+    pub(crate) async fn dawdle(&self, most: usize) {
+        match self.below(most + 1) {
+            0 => tokio::task::yield_now().await,
+            ms => tokio::time::sleep(Duration::from_millis(ms as u64)).await,
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn find(&mut self, what: impl Display) {
+        self.trace.say(format!("FOUND: {what}"));
+        let what = what.to_string();
+        if !self.findings.contains(&what) {
+            self.findings.push(what);
+        }
+    }
+}
+
+/// Since the simulation began.
+pub(crate) fn now() -> Duration {
+    Duration::from_nanos(host::now())
+}
