@@ -47,10 +47,9 @@ mod testing;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use tidemill_store::{NamespaceId, Nanos, QueueName, Store, StoredTask, TaskKey};
 
 pub use describe::{QueueInfo, QueueSummary};
@@ -65,6 +64,9 @@ pub use stats::Stats;
 
 use offer::Transient;
 use queue::{Env, Queue, State};
+
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 #[derive(Clone, Debug)]
 pub struct Config {

@@ -18,15 +18,13 @@ mod stats;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex};
 
 use self::lanes::FailedLanes;
 pub use self::stats::{CommitStats, Histogram};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex, mpsc};
 use crate::{Commit, Error, Store};
 
 /// A submission's place in the order: larger than that of all before it.
@@ -110,7 +108,7 @@ impl Committer {
         let (finished, to_call) = mpsc::channel();
         let writer = shared.clone();
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new()
+            thread::Builder::new()
                 .name(name.into())
                 .spawn(body)
                 .expect("the system has no thread for the committer")
@@ -182,7 +180,7 @@ impl Committer {
         drop(queue);
         self.shared.submitted.notify_one();
         let mut threads = self.threads.lock();
-        let this = std::thread::current().id();
+        let this = thread::current().id();
         if threads.iter().any(|thread| thread.thread().id() == this) {
             return;
         }
@@ -208,7 +206,7 @@ fn write(shared: &Shared, finished: &mpsc::Sender<Finished>) {
         if let Some((begun, commits)) = last {
             let wait = pace(commits, begun, Instant::now());
             if !wait.is_zero() {
-                std::thread::sleep(wait);
+                thread::sleep(wait);
                 refill(shared, &mut backlog);
             }
         }
