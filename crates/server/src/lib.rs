@@ -29,6 +29,7 @@ mod retention;
 pub mod search_attributes;
 mod shard;
 mod sticky;
+mod sync;
 mod timers;
 mod token;
 mod waiters;

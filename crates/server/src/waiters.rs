@@ -6,13 +6,13 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::Mutex;
 use tidemill_engine::{Error, UpdateEvent};
 use tidemill_proto::api::query::v1::WorkflowQueryResult;
 use tidemill_store::RunNo;
-use tokio::sync::{oneshot, watch};
+
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Mutex, oneshot, watch};
 
 /// Locks are spread, so that waiting on one run does not slow another.
 const SPREAD: usize = 16;

@@ -11,6 +11,7 @@ pub mod log;
 pub mod logged;
 pub mod record;
 pub mod sqlite;
+mod sync;
 pub mod visibility;
 
 use std::fs::File;

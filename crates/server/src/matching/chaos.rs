@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::testing::{Random, Rig, look, queue, seq_of};
 use super::{Offer, PollOptions, Polled};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// Threads add, poll, drop polls half-way, drop handouts and start tasks. Each task starts
 /// exactly once and none is lost, also when most of them are only in the store.

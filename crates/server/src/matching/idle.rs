@@ -1,12 +1,12 @@
 //! Forgets queues that nobody uses, so that sticky queues of workers long gone do not pile up.
 //! One shard is looked through at a time, now and then.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use tokio::time::Instant;
 
 use super::{Inner, Matching};
+use crate::sync::atomic::Ordering;
 
 impl Matching {
     pub(super) fn start_sweeping(&self) {

@@ -7,11 +7,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Matching;
+use crate::sync::{Mutex, Notify};
 
 /// How long a worker that left is remembered: a poll that it had sent before may be on its way.
 const REMEMBERED: Duration = Duration::from_secs(120);

@@ -47,10 +47,9 @@ mod testing;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use tidemill_store::{NamespaceId, Nanos, QueueName, Store, StoredTask, TaskKey};
 
 pub use describe::{QueueInfo, QueueSummary};
@@ -65,6 +64,9 @@ pub use stats::Stats;
 
 use offer::Transient;
 use queue::{Env, Queue, State};
+
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::{Mutex, blocking_on};
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -198,7 +200,7 @@ impl Matching {
     /// start does not wait for it. Returns their names.
     pub async fn load(&self) -> Result<Vec<QueueName>, tidemill_store::Error> {
         let matching = self.clone();
-        let names = crate::core::blocking_on(&self.env().runtime, move || {
+        let names = blocking_on(&self.env().runtime, move || {
             let names = matching.env().source.queues_with_tasks()?;
             for name in &names {
                 let queue = Queue::new(name.clone(), Arc::clone(matching.env()), true);
@@ -213,7 +215,7 @@ impl Matching {
         };
         let loaded = names.clone();
         let matching = self.clone();
-        crate::core::blocking_on(&self.env().runtime, move || {
+        blocking_on(&self.env().runtime, move || {
             for name in names {
                 if matching.inner.closed.load(Ordering::SeqCst) {
                     return;

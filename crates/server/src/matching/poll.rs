@@ -6,17 +6,17 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tidemill_engine::Error;
 use tidemill_store::QueueName;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::pollers::{PollerInfo, WorkerInfo};
 use super::queue::{Arrival, Begun, Delivery, Queue};
 use super::reserve::Fulfilled;
 use super::{Matching, Offer};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::oneshot;
 
 /// One poll request.
 #[derive(Clone, Debug)]
@@ -152,7 +152,7 @@ struct Waiting {
 impl Waiting {
     /// What comes until the deadline; `None` when nothing does.
     async fn arrival(&mut self, deadline: Instant) -> Option<Arrival> {
-        match tokio::time::timeout_at(deadline, &mut self.receive).await {
+        match crate::sync::timeout_at(deadline, &mut self.receive).await {
             Ok(arrived) => arrived.ok(),
             Err(_) if self.queue.withdraw(&mut self.queue.lock(), self.id) => None,
             // A task is starting for this poll, and would start for nobody.

@@ -5,15 +5,14 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tidemill_proto::api::query::v1::{WorkflowQuery, WorkflowQueryResult};
 use tidemill_store::{QueueName, RunIdentity};
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Matching;
 use super::offer::{QueryTask, Transient};
 use super::queue::Queue;
+use crate::sync::{Mutex, oneshot};
 
 /// Names a query in a worker's token. Random, so that a token of an earlier process, or a made-up
 /// one, answers nothing.
@@ -150,13 +149,13 @@ impl Matching {
             return Err(QueryError::Stopping);
         }
         let early = deadline.checked_sub(EARLY).unwrap_or(deadline);
-        if let Ok(answered) = tokio::time::timeout_at(early, &mut answer).await {
+        if let Ok(answered) = crate::sync::timeout_at(early, &mut answer).await {
             return answered.unwrap_or(Err(QueryError::Stopping));
         }
         if !asked.has_chance() {
             return Err(QueryError::NoPoller);
         }
-        match tokio::time::timeout_at(deadline, &mut answer).await {
+        match crate::sync::timeout_at(deadline, &mut answer).await {
             Ok(answered) => answered.unwrap_or(Err(QueryError::Stopping)),
             Err(_) => Err(QueryError::TimedOut),
         }

@@ -7,9 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Mutex, MutexGuard};
 use tidemill_store::{Nanos, QueueName, StoredTask};
-use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -20,7 +18,7 @@ use super::rate::Limiter;
 use super::reserve::Fulfilled;
 use super::stats::Rates;
 use super::{Config, TaskSource};
-use crate::core::blocking_on;
+use crate::sync::{Mutex, MutexGuard, blocking_on, oneshot};
 
 /// How long to wait after the store failed to read a page.
 const READ_RETRY: Duration = Duration::from_secs(1);

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tidemill_store::{
     Error, NamespaceId, Nanos, QueueName, RunIdentity, RunNo, StoredTask, TaskKey, TaskRow,
 };
 use tokio::time::Instant;
 
 use super::{Config, Handout, Matching, Offer, PollOptions, Polled, QueueInfo, Stats, TaskSource};
+use crate::sync::Mutex;
 
 pub(super) fn namespace(n: u8) -> NamespaceId {
     [n; 16]

@@ -1,7 +1,7 @@
 //! Group commit: the only door for writes.
 //!
 //! ```text
-//! submit --queue--> writer thread: one transaction for all that waits --finished--> callback thread
+//! submit --queue--> writer thread: one transaction for all that waits --finished--> callbacks
 //! ```
 //!
 //! While one transaction is forced to disk, the next one gathers in the queue: the busier the store,
@@ -18,15 +18,13 @@ mod stats;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex};
 
 use self::lanes::FailedLanes;
 pub use self::stats::{CommitStats, Histogram};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex, mpsc};
 use crate::{Commit, Error, Store};
 
 /// A submission's place in the order: larger than that of all before it.
@@ -118,30 +116,41 @@ impl Shared {
 }
 
 impl Committer {
-    /// Starts the threads.
+    /// Starts the threads: one writes, the other tells.
     ///
     /// # Panics
     /// When the system refuses a thread.
     pub fn start(store: Arc<dyn Store>) -> Self {
+        let (finished, to_call) = mpsc::channel::<Finished>();
+        let teller = spawn("tidemill-committed", move || {
+            // Frees what was committed, too, while the next transaction is written.
+            for finished in to_call {
+                finished.call_back();
+            }
+        });
+        // The other thread ends only after this one.
+        let committer = Self::start_telling(store, move |batch| {
+            let _ = finished.send(batch);
+        });
+        committer.threads.lock().push(teller);
+        committer
+    }
+
+    /// Starts the thread that writes. It hands each batch whose outcome is known to `tell`, in
+    /// order, which must not block; [`Finished::call_back`] is to be called on them, in order.
+    ///
+    /// # Panics
+    /// When the system refuses a thread.
+    pub fn start_telling(
+        store: Arc<dyn Store>,
+        tell: impl FnMut(Finished) + Send + 'static,
+    ) -> Self {
         let shared = Shared::new(store, None);
-        let (finished, to_call) = mpsc::channel();
-        let writer = shared.clone();
-        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new()
-                .name(name.into())
-                .spawn(body)
-                .expect("the system has no thread for the committer")
-        };
-        let threads = vec![
-            spawn(
-                "tidemill-commit",
-                Box::new(move || write(&writer, &finished)),
-            ),
-            spawn("tidemill-committed", Box::new(move || call_back(&to_call))),
-        ];
+        let writing = shared.clone();
+        let writer = spawn("tidemill-commit", move || write(&writing, tell));
         Committer {
             shared,
-            threads: Mutex::new(threads),
+            threads: Mutex::new(vec![writer]),
             stepped: None,
         }
     }
@@ -165,8 +174,8 @@ impl Committer {
         (!writer.backlog.is_empty()).then(|| writer.write_batch(&self.shared))
     }
 
-    /// Puts a commit in the order and returns at once. `on_done` runs on the committer's callback
-    /// thread, after those of all earlier submissions; it must not block.
+    /// Puts a commit in the order and returns at once. `on_done` runs where batches are told of,
+    /// after those of all earlier submissions; it must not block.
     ///
     /// `lane` says who built the commit (a shard), `generation` on which reload of its state. After
     /// a failure, the lane's submissions fail with the same error until the generation is larger.
@@ -213,8 +222,9 @@ impl Committer {
             .snapshot(waiting, self.shared.store.fsyncs())
     }
 
-    /// Writes what was submitted, runs the callbacks, and joins the threads. Later submissions
-    /// fail. Calling it from a callback does not wait for the threads.
+    /// Writes what was submitted, and joins the threads: what [`start`](Self::start) began has run
+    /// the callbacks then, and others have been told of all batches. Later submissions fail. Calling it
+    /// from a callback does not wait for the threads.
     pub fn close(&self) {
         let mut queue = self.shared.queue.lock();
         queue.closed = true;
@@ -224,7 +234,7 @@ impl Committer {
         }
         self.shared.submitted.notify_one();
         let mut threads = self.threads.lock();
-        let this = std::thread::current().id();
+        let this = thread::current().id();
         if threads.iter().any(|thread| thread.thread().id() == this) {
             return;
         }
@@ -241,23 +251,29 @@ impl Drop for Committer {
     }
 }
 
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(body)
+        .expect("the system has no thread for the committer")
+}
+
 /// The writer thread: until closed, one batch after the other.
-fn write(shared: &Shared, finished: &mpsc::Sender<Finished>) {
+fn write(shared: &Shared, mut tell: impl FnMut(Finished)) {
     let mut writer = Writer::new();
     let mut last = None;
     while refill(shared, &mut writer.backlog) {
         if let Some((begun, commits)) = last {
             let wait = pace(commits, begun, Instant::now());
             if !wait.is_zero() {
-                std::thread::sleep(wait);
+                thread::sleep(wait);
                 refill(shared, &mut writer.backlog);
             }
         }
         let begun = Instant::now();
         let written = writer.write_batch(shared);
         last = Some((begun, written.commits()));
-        // The other thread ends only after this one.
-        let _ = finished.send(written);
+        tell(written);
     }
 }
 
@@ -418,14 +434,6 @@ fn apply(shared: &Shared, commits: &[&Commit]) -> Result<(), Error> {
     applied
 }
 
-/// The callback thread: runs callbacks, and frees what was committed, while the next transaction is
-/// written.
-fn call_back(finished: &mpsc::Receiver<Finished>) {
-    for finished in finished {
-        finished.call_back();
-    }
-}
-
 impl Finished {
     /// How many commits wrote something, or should have.
     fn commits(&self) -> usize {
@@ -434,7 +442,6 @@ impl Finished {
     }
 
     /// Runs the callbacks.
-    #[doc(hidden)]
     pub fn call_back(self) {
         let mut outcomes = self.outcomes.into_iter();
         for submission in self.batch {

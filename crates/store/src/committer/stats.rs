@@ -1,7 +1,8 @@
 //! What the committer counts.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+
+use crate::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Totals since the committer started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

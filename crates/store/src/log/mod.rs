@@ -26,14 +26,13 @@ mod tests;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::Mutex;
 
 use self::disk::{BLOCK, Disk, LogFile};
 pub use self::recover::{last_of_any, replay};
 use self::segment::{FIRST, Head};
 use crate::Error;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Which log a file belongs to; random.
 pub type LogId = [u8; 16];

@@ -8,9 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::disk::{Disk, LogFile};
+use crate::sync::Mutex;
 
 const SECTOR: usize = 512;
 

@@ -33,7 +33,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
 use rusqlite::Connection;
 
 use self::pending::Pending;
@@ -41,6 +40,7 @@ use self::thread::Thread;
 use crate::log::disk::{Disk, OsDisk};
 use crate::log::{self, Log, LogId};
 use crate::sqlite::{SqliteStore, Writer};
+use crate::sync::{Mutex, MutexGuard};
 use crate::{Commit, Error};
 
 /// When what is staged goes into the tables.

@@ -1,14 +1,13 @@
 //! The thread that puts what is staged into the tables, in time.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Instant;
-
-use parking_lot::{Condvar, Mutex};
 
 use super::Shared;
 use crate::Error;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex};
 
 /// What the thread is to do.
 #[derive(Default)]
@@ -58,7 +57,7 @@ pub(super) struct Thread {
 impl Thread {
     pub(super) fn start(shared: Arc<Shared>) -> Result<Self, Error> {
         let worker = shared.clone();
-        let handle = std::thread::Builder::new()
+        let handle = thread::Builder::new()
             .name("tidemill-tables".into())
             .spawn(move || run(&worker))
             .map_err(|fault| Error::Io(format!("cannot start a thread of the store: {fault}")))?;

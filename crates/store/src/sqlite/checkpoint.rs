@@ -13,16 +13,16 @@
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
 use rusqlite::Connection;
 use rusqlite::wal::CheckpointMode;
 
 use super::open;
 use crate::Error;
+use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Mutex};
 
 /// A pass begins when this many pages were logged since the last one: 16 MiB, which a restart after
 /// a crash reads back in a fraction of a second.
@@ -119,7 +119,7 @@ impl Checkpointer {
         }))?;
         let conn = open::checkpoint_connection(path)?;
         let orders = shared.clone();
-        let thread = std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("tidemill-checkpoint".into())
             .spawn(move || run(&orders, &conn, &data))
             .map_err(|fault| Error::Io(format!("cannot start the checkpoint thread: {fault}")))?;

@@ -20,7 +20,6 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 pub use self::backup::restore;
@@ -28,6 +27,7 @@ pub use self::read_only::ReadOnly;
 
 use self::checkpoint::{Checkpointer, Fsyncs};
 use self::readers::Readers;
+use crate::sync::Mutex;
 use crate::{
     Commit, Error, Examination, ExecutionCount, ExecutionPage, HistoryBatch, NamespaceId,
     NamespaceWrite, Nanos, OutboxRow, QueueName, QueueRecord, RunId, RunIdentity, RunNo, Store,

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use parking_lot::{Condvar, Mutex};
 use rusqlite::Connection;
 
 use super::open;
 use crate::Error;
+use crate::sync::{Condvar, Mutex};
 
 /// How many reads run at a time; more wait. SQLite itself has no such limit, but each connection
 /// has a page cache, and more readers than cores only lengthen each other.

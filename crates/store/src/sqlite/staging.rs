@@ -7,12 +7,12 @@
 
 use std::path::Path;
 
-use parking_lot::MutexGuard;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::schema::{META_APPLIED_LSN, META_LOG};
 use super::{Options, SqliteStore, Writer, write};
 use crate::log::LogId;
+use crate::sync::MutexGuard;
 use crate::{Commit, Error};
 
 impl SqliteStore {
