@@ -17,11 +17,7 @@ const ENGINE_SIDE: &[&str] = &[
 ];
 /// The binary knows both sides; the simulation and the models drive the engine without
 /// the protocol.
-const KNOW_BOTH_SIDES: &[&str] = &[
-    "tidemill",
-    "tidemill-sim",
-    "tidemill-server-models",
-];
+const KNOW_BOTH_SIDES: &[&str] = &["tidemill", "tidemill-sim", "tidemill-server-models"];
 /// Our crates that each crate may name.
 const EDGES: &[(&str, &[&str])] = &[
     ("tidemill-proto", &[]),

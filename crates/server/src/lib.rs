@@ -38,9 +38,9 @@ mod workers;
 use std::sync::Arc;
 
 use tidemill_engine::{Error, Limits};
-use tidemill_store::committer::NO_LANE;
+use tidemill_store::committer::{Finished, NO_LANE};
 use tidemill_store::{Commit, Committer, NamespaceId, Store};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -71,13 +71,27 @@ pub struct Server {
 struct Background {
     tasks: Vec<JoinHandle<()>>,
     actors: Vec<JoinHandle<()>>,
+    /// Ends when the committer is closed and all was told.
+    teller: Option<JoinHandle<()>>,
 }
 
 impl Server {
     /// Starts serving a store. What was left undone when it was last closed goes on.
     pub async fn start(store: Arc<dyn Store>, config: Config) -> Result<Self, Error> {
-        let committer = Arc::new(Committer::start(store.clone()));
-        Self::start_with(store, committer, config).await
+        // What is durable is told on the runtime, where those who wait for it are: a thread between
+        // them would be woken, and would wake each of them, through the system.
+        let (finished, mut durable) = mpsc::unbounded_channel::<Finished>();
+        let committer = Committer::start_telling(store.clone(), move |batch| {
+            let _ = finished.send(batch);
+        });
+        let teller = tokio::spawn(async move {
+            while let Some(batch) = durable.recv().await {
+                batch.call_back();
+            }
+        });
+        let server = Self::start_with(store, Arc::new(committer), config).await?;
+        server.background.lock().teller = Some(teller);
+        Ok(server)
     }
 
     /// The same with a committer of this store that somebody else drives.
@@ -126,7 +140,11 @@ impl Server {
             tokio::spawn(retention::run(core.clone())),
             tokio::spawn(sticky::give_up_abandoned(core.clone(), queues)),
         ];
-        let background = Background { tasks, actors };
+        let background = Background {
+            tasks,
+            actors,
+            teller: None,
+        };
         Ok(Self {
             core,
             background: Arc::new(parking_lot::Mutex::new(background)),
@@ -163,11 +181,12 @@ impl Server {
         self.core.stop.begin();
         self.core.matching.shutdown();
         self.core.waiters.close();
-        let (tasks, actors) = {
+        let (tasks, actors, teller) = {
             let mut background = self.background.lock();
             (
                 std::mem::take(&mut background.tasks),
                 std::mem::take(&mut background.actors),
+                background.teller.take(),
             )
         };
         for task in tasks {
@@ -182,6 +201,9 @@ impl Server {
         let core = self.core.clone();
         // Joins threads.
         let _ = core::blocking(move || core.committer.close()).await;
+        if let Some(teller) = teller {
+            let _ = teller.await;
+        }
     }
 
     /// When the caller's deadline or our own bound ends a wait, whichever is first, with room

@@ -2,11 +2,10 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tidemill_proto::api::enums::v1::NamespaceState;
 use tidemill_proto::workflow_service;
 use tokio::net::{TcpListener, TcpStream};
@@ -16,6 +15,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::dispatch::Dispatch;
+use super::streams::{Arrivals, Served};
 use crate::handler::Handler;
 use crate::rpc::operator::erase;
 use crate::validate::Limits;
@@ -80,8 +80,6 @@ pub async fn serve(
         draining: draining.clone(),
     };
     let dispatch = Dispatch::new(handler, health.clone());
-    let http = Arc::new(protocol());
-
     let mut connections = JoinSet::new();
     let mut drain = std::pin::pin!(drain);
     loop {
@@ -92,14 +90,7 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = connection(
-                    http.clone(),
-                    stream,
-                    peer,
-                    dispatch.clone(),
-                    draining.clone(),
-                );
-                connections.spawn(connection);
+                connections.spawn(connection(stream, peer, dispatch.clone(), draining.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -126,8 +117,8 @@ pub async fn serve(
     }
 }
 
-fn protocol() -> http2::Builder<TokioExecutor> {
-    let mut http = http2::Builder::new(TokioExecutor::new());
+fn protocol(arrivals: Arrivals) -> http2::Builder<Arrivals> {
+    let mut http = http2::Builder::new(arrivals);
     http.timer(TokioTimer::new())
         .auto_date_header(false)
         .max_concurrent_streams(STREAMS_MAX)
@@ -141,7 +132,6 @@ fn protocol() -> http2::Builder<TokioExecutor> {
 }
 
 async fn connection(
-    http: Arc<http2::Builder<TokioExecutor>>,
     stream: TcpStream,
     peer: SocketAddr,
     dispatch: Dispatch,
@@ -149,7 +139,9 @@ async fn connection(
 ) {
     // Without it small answers wait for the acknowledgement of those before them.
     let _ = stream.set_nodelay(true);
-    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), dispatch));
+    let arrivals = Arrivals::default();
+    let connection = protocol(arrivals.clone()).serve_connection(TokioIo::new(stream), dispatch);
+    let mut connection = Served::new(connection, arrivals);
     let ended = tokio::select! {
         ended = &mut connection => Some(ended),
         _ = draining.wait_for(|draining| *draining) => None,
@@ -157,7 +149,7 @@ async fn connection(
     let ended = match ended {
         Some(ended) => ended,
         None => {
-            connection.as_mut().graceful_shutdown();
+            connection.graceful_shutdown();
             connection.await
         }
     };

@@ -9,6 +9,7 @@ mod connections;
 mod dispatch;
 mod metrics_http;
 mod reflection;
+mod streams;
 pub(crate) mod unary;
 
 pub use connections::{Options, serve};
