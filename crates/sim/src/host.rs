@@ -76,7 +76,7 @@ impl Host {
     /// SplitMix64.
     fn draw(&self) -> u64 {
         let mut random = tidemill_store::log::sim::Random(self.random.get());
-        let drawn = random.next();
+        let drawn = random.draw();
         self.random.set(random.0);
         drawn
     }
@@ -85,7 +85,7 @@ impl Host {
 /// From here on this thread is a simulation.
 pub(crate) fn enter(seed: u64) {
     HOST.with(|host| {
-        host.random.set(seed ^ 0x5eed_0f_05);
+        host.random.set(seed ^ 0x5eed_0f05);
         host.simulated.set(true);
     });
 }

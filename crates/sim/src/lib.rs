@@ -28,7 +28,8 @@ mod workers;
 mod world;
 
 use std::path::Path;
-use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Once};
 
 use tidemill_store::log::sim::{Faults, SimDisk};
 use tokio::runtime::Builder;
@@ -99,7 +100,12 @@ fn simulate(seed: u64, loud: bool) -> Outcome {
             ),
             End::PowerCut => (
                 Some(world.with(|shared| disk.after_power_cut(&mut shared.random))),
-                Some(copy(&folder, base.path(), remains.durable_wal, &world)),
+                Some(copy(
+                    &folder,
+                    base.path(),
+                    remains.durable_wal.as_ref(),
+                    &world,
+                )),
             ),
         };
         if left.is_some() {
@@ -141,7 +147,12 @@ fn simulate(seed: u64, loud: bool) -> Outcome {
 }
 
 /// The data file and SQLite's log as a crash leaves them.
-fn copy(folder: &Path, base: &Path, durable: Option<u64>, world: &World) -> std::path::PathBuf {
+fn copy(
+    folder: &Path,
+    base: &Path,
+    durable: Option<&Arc<AtomicU64>>,
+    world: &World,
+) -> std::path::PathBuf {
     let next = life::next_folder(base);
     std::fs::create_dir(&next).expect("there is room for a folder");
     for name in ["data.db", "data.db-wal"] {
@@ -149,6 +160,7 @@ fn copy(folder: &Path, base: &Path, durable: Option<u64>, world: &World) -> std:
         let _ = std::fs::copy(folder.join(name), next.join(name));
     }
     if let Some(durable) = durable {
+        let durable = durable.load(Ordering::Relaxed);
         let written = life::wal_bytes(&next);
         let left = durable + world.below((written - durable + 1) as usize) as u64;
         if let Ok(wal) = std::fs::File::options()

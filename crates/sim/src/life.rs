@@ -1,6 +1,6 @@
 //! One life of a server's process: from an opening of the store to a crash, or to the end.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -40,8 +40,8 @@ pub(crate) enum End {
 pub(crate) struct Remains {
     store: Option<Arc<LoggedStore>>,
     committer: Option<Arc<Committer>>,
-    /// SQLite's log when it was opened: a power cut leaves that, and any part of what came after.
-    pub(crate) durable_wal: Option<u64>,
+    /// How much of SQLite's log was flushed: a power cut leaves that, and any part of what came after.
+    pub(crate) durable_wal: Option<Arc<AtomicU64>>,
 }
 
 impl Remains {
@@ -92,7 +92,8 @@ pub(crate) async fn live(
         }
     };
     remains.store = Some(store.clone());
-    remains.durable_wal = Some(wal_bytes(folder));
+    let durable_wal = Arc::new(AtomicU64::new(wal_bytes(folder)));
+    remains.durable_wal = Some(durable_wal.clone());
 
     let submitted = Arc::new(Notify::new());
     let wake = submitted.clone();
@@ -104,7 +105,12 @@ pub(crate) async fn live(
         committer.clone(),
         submitted,
     ));
-    tokio::spawn(tend(world.clone(), store.clone()));
+    tokio::spawn(tend(
+        world.clone(),
+        store.clone(),
+        folder.to_owned(),
+        durable_wal,
+    ));
 
     let life = serve(world, store.clone(), committer, &chaos);
     let crash = async {
@@ -239,10 +245,12 @@ async fn commit(world: World, chaos: Chaos, committer: Arc<Committer>, submitted
 }
 
 /// Does the work of the store's thread.
-async fn tend(world: World, store: Arc<LoggedStore>) {
+async fn tend(world: World, store: Arc<LoggedStore>, folder: PathBuf, durable: Arc<AtomicU64>) {
     loop {
         world.dawdle(2_000).await;
-        store.tend();
+        if store.tend() {
+            durable.store(wal_bytes(&folder), Ordering::Relaxed);
+        }
     }
 }
 
@@ -300,7 +308,7 @@ async fn spoil(world: World, chaos: Chaos, store: Arc<LoggedStore>) {
 }
 
 /// A folder for each life.
-pub(crate) fn next_folder(base: &Path) -> std::path::PathBuf {
+pub(crate) fn next_folder(base: &Path) -> PathBuf {
     static FOLDERS: AtomicU64 = AtomicU64::new(0);
     base.join(FOLDERS.fetch_add(1, Ordering::Relaxed).to_string())
 }

@@ -66,7 +66,7 @@ pub struct Stats {
 impl World {
     pub(crate) fn new(seed: u64, loud: bool) -> Self {
         let mut random = Random(seed);
-        random.next();
+        random.draw();
         let plan = Plan::draw(&mut random);
         let clients = vec![Client::default(); plan.workflows.len()];
         let workflows = plan.workflows.iter().enumerate();

@@ -364,10 +364,10 @@ fn judge(shared: &mut Shared, all: &[(String, String, Vec<HistoryEvent>)]) {
                         found.push(format!("the result {result} is there twice"));
                     }
                 }
-                E::WorkflowExecutionSignaledEventAttributes(a) => {
-                    if !signals.insert((workflow.clone(), a.signal_name.clone())) {
-                        found.push(format!("{workflow} has {} twice", a.signal_name));
-                    }
+                E::WorkflowExecutionSignaledEventAttributes(a)
+                    if !signals.insert((workflow.clone(), a.signal_name.clone())) =>
+                {
+                    found.push(format!("{workflow} has {} twice", a.signal_name));
                 }
                 _ => {}
             }

@@ -185,10 +185,11 @@ impl LoggedStore {
         Self::over(SqliteStore::open_for_log(path)?, None, disk, options)
     }
 
-    /// What the thread does when it is time.
+    /// What the thread does when it is time. Says whether SQLite's log counts as flushed now: the log
+    /// forgot what it holds.
     #[doc(hidden)]
-    pub fn tend(&self) {
-        self.shared.tend();
+    pub fn tend(&self) -> bool {
+        self.shared.tend()
     }
 
     /// See [`SqliteStore::limit_pages`].
@@ -359,11 +360,11 @@ impl Shared {
         read(writer.conn())
     }
 
-    /// Forgets frames whose effect is on disk.
-    fn trim(&self) {
+    /// Forgets frames whose effect is on disk. Says whether it came to that.
+    fn trim(&self) -> bool {
         self.log.prepare();
         if self.log.sealed() < TRIM_SEGMENTS {
-            return;
+            return false;
         }
         let applied = self.front.lock().applied;
         // Everything up to there is in SQLite's log or, if that began again meanwhile, in the data file,
@@ -371,18 +372,19 @@ impl Shared {
         if let Some(wal) = &self.wal {
             self.orders.count_sync();
             if wal.sync_data().is_err() {
-                return;
+                return false;
             }
         }
         self.log.release(applied);
+        true
     }
 
-    fn tend(&self) {
+    fn tend(&self) -> bool {
         if self.flush().is_err() {
             // It stays staged, or in the log. The next time comes.
             self.orders.staged();
         }
-        self.trim();
+        self.trim()
     }
 
     /// A clean stop: the data file alone is all there is afterwards. If that cannot be, the log stays.

@@ -33,7 +33,7 @@ fn payload(random: &mut Random) -> Vec<u8> {
     (0..len)
         .map(|at| {
             if varied {
-                random.next() as u8
+                random.draw() as u8
             } else {
                 (at / 50) as u8
             }

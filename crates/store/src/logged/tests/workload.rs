@@ -33,7 +33,7 @@ fn bytes(random: &mut Random) -> Bytes {
     } else {
         random.below(200)
     };
-    Bytes::from(vec![random.next() as u8; len])
+    Bytes::from(vec![random.draw() as u8; len])
 }
 
 fn execution(run: i64, random: &mut Random) -> Execution {
