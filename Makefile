@@ -16,7 +16,7 @@ ARGS ?=
 # Tests share the cores and the build folder; side by side they would only disturb each other.
 .NOTPARALLEL:
 
-.PHONY: help build demo demo-engine test unit wire pipelines pipelines-apart pipelines-full python pyright crash crash-short bench bench-engine bench-open bench-closed bench-limits bench-idle bench-payload bench-pipeline bench-accelerator bench-documents check lint fmt clippy typos deny clean
+.PHONY: help build demo demo-engine test unit wire pipelines pipelines-apart pipelines-full python pyright crash crash-short crash-long bench bench-engine bench-open bench-closed bench-limits bench-idle bench-payload bench-pipeline bench-accelerator bench-documents check lint fmt clippy typos deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -62,6 +62,10 @@ crash-short: build $(VENV)/.ready ## 60 workflows, 6 kills of the engine, 2 of t
 
 crash: build $(VENV)/.ready ## 200 workflows, 30 kills of the engine, 5 of the worker
 	$(VENV)/bin/python tests/crash/crash.py --full $(ARGS)
+
+# Large values beside the load, so that kills fall into writing the tables and the data file; and backups.
+crash-long: build $(VENV)/.ready ## 1,000 kills of the engine in ten rounds, into backups too; some 25 minutes
+	$(VENV)/bin/python tests/crash/crash.py --kills 1000 $(ARGS)
 
 # ADDRESS=HOST:PORT measures a server that already runs; SERVER_PID and METRICS_ADDRESS say where to read
 # what it used.

@@ -72,12 +72,12 @@ class Process:
 
 
 class Engine(Process):
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
-        data_file = folder / "engine.db"
-        command = [str(binary()), "engine", "--listen", self.address, "--data-file", str(data_file)]
-        super().__init__(command, folder / "engine.log")
+        self.data_file = folder / "engine.db"
+        command = [str(binary()), "engine", "--listen", self.address, *options]
+        super().__init__([*command, "--data-file", str(self.data_file)], folder / "engine.log")
 
     async def ready(self) -> None:
         """Returns once the engine accepts connections."""
