@@ -16,7 +16,7 @@ ARGS ?=
 # Tests share the cores and the build folder; side by side they would only disturb each other.
 .NOTPARALLEL:
 
-.PHONY: help build demo demo-engine test unit wire pipelines pipelines-apart pipelines-full python pyright crash crash-short crash-long bench bench-engine bench-open bench-closed bench-limits bench-idle bench-payload bench-pipeline bench-accelerator bench-documents check lint fmt clippy typos deny clean
+.PHONY: help build demo demo-engine test unit wire pipelines pipelines-apart pipelines-full python pyright crash crash-short crash-long disk power bench bench-engine bench-open bench-closed bench-limits bench-idle bench-payload bench-pipeline bench-accelerator bench-documents check lint fmt clippy typos deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,7 +32,7 @@ demo: build $(MODEL)/.ready ## Embed a folder of documents, kill -9 in the middl
 demo-engine: build $(VENV)/.ready ## Run a workflow, kill -9 the engine in the middle, restart, show the result
 	scripts/demo-engine.sh
 
-test: build unit wire pipelines pipelines-apart python crash-short ## Everything that has to pass: Rust, real SDKs over the wire, the Python package, crashes
+test: build unit wire pipelines pipelines-apart python crash-short disk ## Everything that has to pass: Rust, real SDKs over the wire, the Python package, crashes
 
 unit: $(VENV)/.ready $(OIP_VENV)/.ready $(MODEL)/.ready ## The Rust tests, the official Rust SDK's among them
 	$(CARGO) test --release --locked --workspace
@@ -66,6 +66,13 @@ crash: build $(VENV)/.ready ## 200 workflows, 30 kills of the engine, 5 of the w
 # Large values beside the load, so that kills fall into writing the tables and the data file; and backups.
 crash-long: build $(VENV)/.ready ## 1,000 kills of the engine in ten rounds, into backups too; some 25 minutes
 	$(VENV)/bin/python tests/crash/crash.py --kills 1000 $(ARGS)
+
+disk: build $(VENV)/.ready ## Ten power cuts, and a disk that is full, read-only or broken for a while
+	$(VENV)/bin/pytest -q -p no:xdist tests/disk
+
+# ARGS="--lie 'log-[0-9]+$$'" is a disk that forgets syncs of the log: that must fail.
+power: build $(VENV)/.ready ## 300 power cuts of an engine under load; ARGS="--cuts 1000 --seconds 60"
+	PYTHONPATH=tests/crash:tests/wire $(VENV)/bin/python tests/disk/power.py --cuts 300 --seconds 30 $(ARGS)
 
 # ADDRESS=HOST:PORT measures a server that already runs; SERVER_PID and METRICS_ADDRESS say where to read
 # what it used.

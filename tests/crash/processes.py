@@ -37,13 +37,19 @@ class Process:
 
     command: list[str]
     log: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    """Beside what this process has."""
     kills: int = 0
     _running: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self) -> None:
         with self.log.open("ab") as log:
             self._running = subprocess.Popen(
-                self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                self.command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **self.environment},
             )
 
     def kill(self) -> None:
@@ -54,6 +60,12 @@ class Process:
         self._running.wait()
         self.kills += 1
 
+    def stop(self) -> int:
+        """SIGTERM, and its exit status."""
+        assert self._running is not None, "not started"
+        self._running.terminate()
+        return self._running.wait(timeout=30)
+
     def check_alive(self) -> None:
         """A process that ended by itself is a finding, not something to start again in silence."""
         assert self._running is not None, "not started"
@@ -61,6 +73,14 @@ class Process:
             raise RuntimeError(
                 f"{self.command[0]} ended by itself with status {status}\n{self.tail()}"
             )
+
+    def ended(self) -> int | None:
+        """The exit status of one that ended by itself, or is about to."""
+        assert self._running is not None, "not started"
+        try:
+            return self._running.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            return None
 
     def end(self) -> None:
         if self._running is not None and self._running.poll() is None:
