@@ -52,6 +52,11 @@ class Process:
                 env={**os.environ, **self.environment},
             )
 
+    @property
+    def pid(self) -> int:
+        assert self._running is not None, "not started"
+        return self._running.pid
+
     def kill(self) -> None:
         """SIGKILL: no handler runs, nothing is flushed."""
         assert self._running is not None, "not started"

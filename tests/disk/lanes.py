@@ -21,6 +21,7 @@ from temporalio.api.workflowservice import v1 as api
 from temporalio.service import RPCError, RPCStatusCode
 
 import commands
+from load import CUT
 from raw import Run, Wire
 from values import payloads
 
@@ -32,6 +33,15 @@ SAMPLE = 100
 CALL = timedelta(seconds=20)
 SIGNALED = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
 COMPLETED = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_COMPLETED
+
+
+class Stopping(Exception):
+    """A poll was answered without a task: so an engine does that was told to stop."""
+
+
+def _is_cut(error: RPCError) -> bool:
+    """Whether the connection ended, within an answer or before: the client's words, not the engine's."""
+    return any(word in error.message for word in (*CUT, "connect error"))
 
 
 def digest(event: HistoryEvent) -> bytes:
@@ -93,6 +103,28 @@ class Book:
     runs: dict[str, Told] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     """Workflow ids, by run id."""
+    refusals: Counter[str] = field(default_factory=Counter)
+    """What the engine said when it was UNAVAILABLE, how many times."""
+    done: int = 0
+    """Workflows that went from start to end."""
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def refuse(self, message: str) -> None:
+        async with self.changed:
+            self.refusals[message] += 1
+            self.changed.notify_all()
+
+    async def finish(self) -> None:
+        async with self.changed:
+            self.done += 1
+            self.changed.notify_all()
+
+    async def reaches(self, *, done: int = 0, refused: int = 0) -> None:
+        """Waits for so many workflows and refusals in all."""
+        async with self.changed:
+            await self.changed.wait_for(
+                lambda: self.done >= done and self.refusals.total() >= refused
+            )
 
     def acknowledged(self, moment: int) -> int:
         """How many operations were, until then."""
@@ -105,7 +137,7 @@ class Book:
     async def violations(self, wire: Wire, moment: int, rng: random.Random) -> list[str]:
         """What was told until a moment and is not so in an engine."""
         found = []
-        listed = await _listed(wire)
+        listed = await self.listed(wire)
         recent, settled = [], []
         for run_id, told in self.runs.items():
             if told.started > moment:
@@ -131,19 +163,19 @@ class Book:
             found += [f"{run.workflow_id}: {sentence}" for sentence in sentences]
         return found
 
-
-async def _listed(wire: Wire) -> dict[str, bool]:
-    """All runs, and whether they are said to be closed."""
-    listed: dict[str, bool] = {}
-    token = b""
-    while True:
-        request = api.ListWorkflowExecutionsRequest(
-            namespace=wire.namespace, page_size=1000, next_page_token=token
-        )
-        page = await wire.service.list_workflow_executions(request, timeout=CALL)
-        listed |= {each.execution.run_id: each.status != 1 for each in page.executions}
-        if not (token := page.next_page_token):
-            return listed
+    @staticmethod
+    async def listed(wire: Wire) -> dict[str, bool]:
+        """All runs, and whether they are said to be closed."""
+        listed: dict[str, bool] = {}
+        token = b""
+        while True:
+            request = api.ListWorkflowExecutionsRequest(
+                namespace=wire.namespace, page_size=1000, next_page_token=token
+            )
+            page = await wire.service.list_workflow_executions(request, timeout=CALL)
+            listed |= {each.execution.run_id: each.status != 1 for each in page.executions}
+            if not (token := page.next_page_token):
+                return listed
 
 
 class Lane:
@@ -158,15 +190,20 @@ class Lane:
     async def run(self) -> None:
         """Until the engine is gone."""
         number = 0
-        try:
-            while True:
+        while True:
+            try:
                 await self._workflow(f"{self._name}-{number}")
-                number += 1
-        except RPCError as error:
-            if error.status not in (RPCStatusCode.UNAVAILABLE, RPCStatusCode.CANCELLED):
-                # The SDK calls a connection that ended within an answer UNKNOWN or INTERNAL.
-                if error.status not in (RPCStatusCode.UNKNOWN, RPCStatusCode.INTERNAL):
+            except RPCError as error:
+                if error.status == RPCStatusCode.UNAVAILABLE and not _is_cut(error):
+                    await self._book.refuse(error.message)
+                    await asyncio.sleep(0.02)
+                elif error.status == RPCStatusCode.CANCELLED or _is_cut(error):
+                    return
+                else:
                     raise
+            except Stopping:
+                return
+            number += 1
 
     async def _workflow(self, workflow_id: str) -> None:
         """One workflow from start to end, with signals and an activity."""
@@ -182,19 +219,22 @@ class Lane:
         self._book.runs[run.run_id] = told
         for number in range(rng.randrange(3)):
             await self._signal(run, told, f"{workflow_id}-{number}")
-        task = await wire.poll()
+        task = await self._poll(wire)
         self._saw(told, task.history.events)
         await wire.complete(task, commands.activity("step", wire.task_queue))
         await self._look(run, told)
-        step = await wire.poll_activity()
+        step = await wire.poll_activity_response()
+        if not step.task_token:
+            raise Stopping
         await wire.complete_activity(step, "done")
         await self._look(run, told)
         if rng.random() < 0.2:
             return
-        task = await wire.poll()
+        task = await self._poll(wire)
         self._saw(told, task.history.events)
         await wire.complete(task, commands.complete("result"))
         told.closed = time.monotonic_ns()
+        await self._book.finish()
         await self._look(run, told)
         if rng.random() < 0.2:
             request = api.DeleteWorkflowExecutionRequest(
@@ -203,6 +243,12 @@ class Lane:
             told.leaving = time.monotonic_ns()
             await wire.service.delete_workflow_execution(request, timeout=CALL)
             told.deleted = time.monotonic_ns()
+
+    async def _poll(self, wire: Wire) -> api.PollWorkflowTaskQueueResponse:
+        task = await wire.poll_response()
+        if not task.task_token:
+            raise Stopping
+        return task
 
     async def _signal(self, run: Run, told: Told, name: str) -> None:
         told.sent.append(name)

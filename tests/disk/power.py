@@ -94,7 +94,10 @@ async def load(engine: Shimmed, form: Form, book: Book, rng: random.Random) -> N
             await asyncio.to_thread(engine.die)
         elif (status := await asyncio.to_thread(engine.stop)) != 0:
             raise RuntimeError(f"SIGTERM: the engine ends with {status}\n{engine.tail()}")
-        await asyncio.gather(*running)
+        # They would go on with the next life.
+        for lane in running:
+            lane.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 def choose(trace: Path, cuts: int, rng: random.Random) -> list[int]:
