@@ -16,7 +16,7 @@ ARGS ?=
 # Tests share the cores and the build folder; side by side they would only disturb each other.
 .NOTPARALLEL:
 
-.PHONY: help build demo demo-engine test unit wire pipelines pipelines-apart pipelines-full python pyright crash crash-short crash-long disk power bench bench-engine bench-open bench-closed bench-limits bench-idle bench-payload bench-pipeline bench-accelerator bench-documents check lint fmt clippy typos deny clean
+.PHONY: help build demo demo-engine test unit wire pipelines pipelines-apart pipelines-full python pyright crash crash-short crash-long disk power damage soak bench bench-engine bench-open bench-closed bench-limits bench-idle bench-payload bench-pipeline bench-accelerator bench-documents check lint fmt clippy typos deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -69,10 +69,19 @@ crash-long: build $(VENV)/.ready ## 1,000 kills of the engine in ten rounds, int
 
 disk: build $(VENV)/.ready ## Ten power cuts, and a disk that is full, read-only or broken for a while
 	$(VENV)/bin/pytest -q -p no:xdist tests/disk
+	$(VENV)/bin/pytest -q -p no:xdist tests/soak
 
-# ARGS="--lie 'log-[0-9]+$$'" is a disk that forgets syncs of the log: that must fail.
+# ARGS="--lie log-" is a disk that forgets syncs of the log: that must fail.
 power: build $(VENV)/.ready ## 300 power cuts of an engine under load; ARGS="--cuts 1000 --seconds 60"
 	PYTHONPATH=tests/crash:tests/wire $(VENV)/bin/python tests/disk/power.py --cuts 300 --seconds 30 $(ARGS)
+
+# Says what is noticed of a changed byte, and fails for nothing.
+damage: build $(VENV)/.ready ## Flips bytes in data files and logs: who notices, and when? ARGS="--flips 1000"
+	PYTHONPATH=tests/crash:tests/wire $(VENV)/bin/python tests/disk/damage.py --flips 400 $(ARGS)
+
+SECONDS ?= 1800
+soak: build $(VENV)/.ready ## Constant load with retention on, SECONDS=1800: memory, file and latency stay
+	PYTHONPATH=tests/crash:tests/wire $(VENV)/bin/python tests/soak/soak.py --seconds $(SECONDS) $(ARGS)
 
 # ADDRESS=HOST:PORT measures a server that already runs; SERVER_PID and METRICS_ADDRESS say where to read
 # what it used.

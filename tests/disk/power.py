@@ -1,8 +1,9 @@
 """Cuts the power of a real engine at random moments, and checks what it then has of what it acknowledged.
 
+    export PYTHONPATH=tests/crash:tests/wire       # `make power` does this
     python tests/disk/power.py                     # 10 cuts: what CI runs
     python tests/disk/power.py --cuts 500 --seconds 30
-    python tests/disk/power.py --lie 'log-[0-9]+$' # a disk that forgets syncs of the log: must fail
+    python tests/disk/power.py --lie log-          # a disk that forgets syncs of the log: must fail
 
 One engine runs under load, with a kill and a clean stop between; a shim notes every write and sync.
 Then, for each cut: the files are made anew of what was synced by then and of a random part of the rest,
