@@ -13,6 +13,9 @@ MODEL := .models/all-MiniLM-L6-v2
 # Extra arguments, such as `make crash ARGS="--seed 1234"` or `make bench-engine ARGS="--concurrency 200"`.
 ARGS ?=
 
+# The shim is for Linux.
+DISK := $(if $(filter Linux,$(shell uname)),disk)
+
 # Tests share the cores and the build folder; side by side they would only disturb each other.
 .NOTPARALLEL:
 
@@ -32,7 +35,7 @@ demo: build $(MODEL)/.ready ## Embed a folder of documents, kill -9 in the middl
 demo-engine: build $(VENV)/.ready ## Run a workflow, kill -9 the engine in the middle, restart, show the result
 	scripts/demo-engine.sh
 
-test: build unit wire pipelines pipelines-apart python crash-short disk ## Everything that has to pass: Rust, real SDKs over the wire, the Python package, crashes
+test: build unit wire pipelines pipelines-apart python crash-short $(DISK) ## Everything that has to pass: Rust, real SDKs over the wire, the Python package, crashes
 
 unit: $(VENV)/.ready $(OIP_VENV)/.ready $(MODEL)/.ready ## The Rust tests, the official Rust SDK's among them
 	$(CARGO) test --release --locked --workspace

@@ -31,7 +31,6 @@ from backups import tidemill
 from lanes import Book, Lane
 from power import quiet, say, wire_to
 from processes import Engine
-from raw import Wire
 
 LANES = 8
 WORKFLOWS = 150
@@ -208,6 +207,11 @@ def verdict(before: Picture, after: Picture | None, error: str) -> tuple[str, st
     """What a client meets, and an example of it."""
     if after is None:
         return ("refused at the start" if error.startswith("exit 4") else "ends otherwise"), error
+    # That a listed run is not there is no error that names damage.
+    after = {
+        question: answer.encode() if isinstance(answer, str) and "not found" in answer else answer
+        for question, answer in after.items()
+    }
     errors = [
         answer
         for question, answer in after.items()
