@@ -4,7 +4,8 @@ A disk holds what was synced, and of the rest any part, in sectors of 512 bytes:
 may be there without the others, those of a later write without an earlier one. Only within a sector
 there is an order. Names (created, renamed, removed) are there when their folder was synced; of the later
 ones any part, those of one name in order. A size is like a name. That is more than most file systems
-lose, and what POSIX promises.
+lose, and what POSIX promises. After a sync that failed, what it was to write is lost unless it is written again,
+though a later sync succeeds and reads show it: so Linux does.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 SECTOR = 512
+PAGE = 4096
+"""Of the system's cache."""
 NOTE = struct.Struct("=QQIiIcB2x")
 
 
@@ -64,6 +67,29 @@ class File:
 
     synced: bytearray = field(default_factory=bytearray)
     pending: list[Change] = field(default_factory=list)
+    forgotten: dict[int, list[Change]] = field(default_factory=dict)
+    """By page: what the system holds and takes for written, because the sync that failed told of it."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        # A page that is written again goes to the disk as the system holds it.
+        for page in range(offset // PAGE, -(-(offset + len(data)) // PAGE)):
+            self.pending += self.forgotten.pop(page, [])
+        self.pending.append(Change(offset, data))
+
+    def fail(self, changes: int) -> None:
+        """A sync of the first `changes` failed: those that are writes come to the disk by no later sync."""
+        covered, self.pending = self.pending[:changes], self.pending[changes:]
+        kept = []
+        for change in covered:
+            if change.data is None:
+                kept.append(change)
+                continue
+            end = change.offset + len(change.data)
+            for page in range(change.offset // PAGE, -(-end // PAGE)):
+                begin = max(change.offset, page * PAGE)
+                part = change.data[begin - change.offset : (page + 1) * PAGE - change.offset]
+                self.forgotten.setdefault(page, []).append(Change(begin, part))
+        self.pending = kept + self.pending
 
     def sync(self, changes: int) -> None:
         """The first `changes` of what is pending are on the disk."""
@@ -127,6 +153,7 @@ class Disk:
     namings: list[Naming] = field(default_factory=list)
     time_ns: int = 0
     syncs: int = 0
+    failed_syncs: int = 0
     _open: dict[int, tuple[str, File | None]] = field(default_factory=dict)
     _under_way: dict[tuple[int, int], tuple[File | None, list[Change], list[Naming]]] = field(
         default_factory=dict
@@ -145,12 +172,15 @@ class Disk:
             case "w" | "t":
                 _, file = self._open[note.fd]
                 assert file is not None, "a folder is written"
-                file.pending.append(Change(note.offset, note.data if note.op == "w" else None))
+                if note.op == "w":
+                    file.write(note.offset, note.data)
+                else:
+                    file.pending.append(Change(note.offset, None))
             case "b":
                 _, file = self._open[note.fd]
                 covered = list(file.pending) if file else []
                 self._under_way[note.fd, note.sync] = (file, covered, list(self.namings))
-            case "e":
+            case "e" | "f":
                 self._synced(note)
             case "u":
                 self._name({note.names[0]: None})
@@ -188,6 +218,11 @@ class Disk:
         file, changes, namings = self._under_way.pop((note.fd, note.sync))
         if self.lie and self.lie.search(path):
             return
+        if note.op == "f":
+            self.failed_syncs += 1
+            if file is not None:
+                file.fail(_count(file, changes))
+            return
         self.syncs += 1
         if file is None:
             for naming in namings:
@@ -195,9 +230,7 @@ class Disk:
                     _apply(self.synced, naming)
                     self.namings.remove(naming)
             return
-        # Another sync may have covered some of them meanwhile.
-        covered = set(map(id, changes))
-        file.sync(sum(id(change) in covered for change in file.pending))
+        file.sync(_count(file, changes))
 
     def cut(self, rng: random.Random, into: Path) -> str:
         """Writes what may be left into an empty folder. Says what was lost in the whole."""
@@ -225,6 +258,12 @@ class Disk:
             f"{keep:.0%} of {pending} changes to {len(names)} files, "
             f"{kept_namings} of {len(self.namings)} names"
         )
+
+
+def _count(file: File, changes: list[Change]) -> int:
+    """How many of the changes are pending still: another sync may have covered some of them meanwhile."""
+    covered = set(map(id, changes))
+    return sum(id(change) in covered for change in file.pending)
 
 
 def _apply(names: dict[str, File], naming: Naming) -> None:

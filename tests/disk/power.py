@@ -4,6 +4,7 @@
     python tests/disk/power.py                     # 10 cuts: what CI runs
     python tests/disk/power.py --cuts 500 --seconds 30
     python tests/disk/power.py --lie log-          # a disk that forgets syncs of the log: must fail
+    python tests/disk/power.py --faults            # syncs fail now and then
 
 One engine runs under load, with a kill and a clean stop between; a shim notes every write and sync.
 Then, for each cut: the files are made anew of what was synced by then and of a random part of the rest,
@@ -46,6 +47,8 @@ class Form:
     cuts: int = 10
     seconds: float = 9
     lie: str | None = None
+    faults: bool = False
+    """Syncs fail now and then."""
 
 
 @dataclass
@@ -86,9 +89,13 @@ async def load(engine: Shimmed, form: Form, book: Book, rng: random.Random) -> N
             for lane in range(LANES)
         ]
         running = [asyncio.create_task(lane.run()) for lane in lanes]
+        faults = asyncio.create_task(fail_syncs(engine, rng)) if form.faults else None
         done, _ = await asyncio.wait(
             running, timeout=form.seconds / 3, return_when=asyncio.FIRST_COMPLETED
         )
+        if faults:
+            faults.cancel()
+            await asyncio.gather(faults, return_exceptions=True)
         for ended in done:
             raise RuntimeError(f"a client ended: {ended.exception()}\n{engine.tail()}")
         if end == "kill":
@@ -99,6 +106,18 @@ async def load(engine: Shimmed, form: Form, book: Book, rng: random.Random) -> N
         for lane in running:
             lane.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+async def fail_syncs(engine: Shimmed, rng: random.Random) -> None:
+    """Now and then, for a moment, until it is cancelled."""
+    try:
+        while True:
+            await asyncio.sleep(rng.uniform(0.1, 0.8))
+            engine.tell("s")
+            await asyncio.sleep(rng.uniform(0.0, 0.1))
+            engine.tell("o")
+    finally:
+        engine.tell("o")
 
 
 def choose(trace: Path, cuts: int, rng: random.Random) -> list[int]:
@@ -150,7 +169,8 @@ async def run(form: Form, seed: int, folder: Path) -> Outcome:
             acknowledged = book.acknowledged(disk.time_ns)
             outcome.acknowledged += acknowledged
             say(
-                f"  cut {outcome.cuts} after note {number} and {disk.syncs} syncs, {kept}; "
+                f"  cut {outcome.cuts} after note {number} and {disk.syncs} syncs "
+                f"({disk.failed_syncs} failed), {kept}; "
                 f"{acknowledged} operations acknowledged; {time.monotonic() - began:.1f} s: "
                 f"{'ok' if not found else '; '.join(found[:5])}"
             )
@@ -196,6 +216,7 @@ def main() -> int:
     parser.add_argument("--cuts", type=int, default=Form.cuts)
     parser.add_argument("--seconds", type=float, default=Form.seconds, help="of load in all")
     parser.add_argument("--lie", metavar="REGEX", help="syncs of paths that match do nothing")
+    parser.add_argument("--faults", action="store_true", help="syncs fail now and then")
     parser.add_argument("--seed", type=int)
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="run here and leave it")
     args = parser.parse_args()
@@ -203,7 +224,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="tidemill-power-") as temporary:
         folder = args.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        outcome = asyncio.run(run(Form(args.cuts, args.seconds, args.lie), seed, folder))
+        outcome = asyncio.run(
+            run(Form(args.cuts, args.seconds, args.lie, args.faults), seed, folder)
+        )
     for sentence in outcome.violations[:40]:
         say(f"  - {sentence}")
     verdict = f"FAILED: {len(outcome.violations)} violations" if outcome.violations else "PASSED"

@@ -4,7 +4,8 @@
  *   DISK_FOLDER   the folder; an absolute path
  *   DISK_TRACE    where the trace is appended, if there is to be one
  *   DISK_CONTROL  a FIFO with commands, one letter each: n, r, i (from now on writes, truncations, syncs and
- *                 creations fail with ENOSPC, EROFS, EIO), o (they are done again), k (dies by SIGKILL)
+ *                 creations fail with ENOSPC, EROFS, EIO), s (syncs alone fail, with EIO), o (all is done
+ *                 again), k (dies by SIGKILL)
  *
  * The order of the trace is what proves something: a write is noted when it was done, a sync when it begins
  * and when it was done. So a sync covers the writes that were noted before its beginning, and what a client
@@ -45,7 +46,7 @@ static char folder[4096];
 static size_t folder_length;
 static int trace = -1;
 static char known[FILES];
-static volatile int failure;
+static volatile int failure, sync_failure;
 static uint32_t syncs;
 static pthread_mutex_t noting = PTHREAD_MUTEX_INITIALIZER;
 /* Held shared by calls, exclusively by death. */
@@ -90,7 +91,8 @@ static void *obey(void *path) {
       if (command == 'n') failure = ENOSPC;
       if (command == 'r') failure = EROFS;
       if (command == 'i') failure = EIO;
-      if (command == 'o') failure = 0;
+      if (command == 's') sync_failure = EIO;
+      if (command == 'o') failure = sync_failure = 0;
       if (command == 'k') {
         pthread_rwlock_wrlock(&alive);
         kill(getpid(), SIGKILL);
@@ -221,9 +223,13 @@ static int sync_with(int (*real)(int), int fd) {
   pthread_rwlock_rdlock(&alive);
   uint32_t number = __atomic_add_fetch(&syncs, 1, __ATOMIC_RELAXED);
   note('b', 0, fd, 0, number, NULL, 0);
-  int done = fails() ? -1 : real(fd);
+  int done = -1;
+  if (sync_failure)
+    errno = sync_failure;
+  else if (!fails())
+    done = real(fd);
   int why = errno;
-  if (!done) note('e', 0, fd, 0, number, NULL, 0);
+  note(done ? 'f' : 'e', 0, fd, 0, number, NULL, 0);
   pthread_rwlock_unlock(&alive);
   errno = why;
   return done;

@@ -25,6 +25,11 @@ def test_what_was_acknowledged_survives_power_cuts(tmp_path: Path) -> None:
     assert outcome.acknowledged, "no cut came after something was acknowledged"
 
 
+def test_what_was_acknowledged_survives_syncs_that_fail_as_well(tmp_path: Path) -> None:
+    form = power.Form(cuts=5, seconds=6, faults=True)
+    assert asyncio.run(power.run(form, 1, tmp_path)).violations == []
+
+
 def test_a_disk_that_forgets_syncs_of_the_log_is_noticed(tmp_path: Path) -> None:
     form = power.Form(cuts=3, seconds=3, lie=r"-log-\d+$")
     assert asyncio.run(power.run(form, 1, tmp_path)).violations
@@ -59,6 +64,7 @@ def cut(
 
 
 SYNC = [note("b", sync=1), note("e", sync=1)]
+FAILED = [note("b", sync=2), note("f", sync=2)]
 
 
 @pytest.mark.parametrize(
@@ -78,6 +84,9 @@ SYNC = [note("b", sync=1), note("e", sync=1)]
             [CREATE, *FOLDER_SYNC, write(b"00"), *SYNC, write(b"1"), write(b"2", 1)],
             [b"00", b"10", b"12"],
         ),
+        # What a failed sync was to write is lost, though another one succeeds, unless its page is written again.
+        ([CREATE, *FOLDER_SYNC, write(b"xy"), *FAILED, *SYNC], [b""]),
+        ([CREATE, *FOLDER_SYNC, write(b"xy"), *FAILED, write(b"z", 2), *SYNC], [b"xyz"]),
         # Names: removed, or not yet.
         ([CREATE, *FOLDER_SYNC, note("u", data=b"/data/a\0")], [None, b""]),
         (
