@@ -13,10 +13,13 @@ MODEL := .models/all-MiniLM-L6-v2
 # Extra arguments, such as `make crash ARGS="--seed 1234"` or `make bench-engine ARGS="--concurrency 200"`.
 ARGS ?=
 
+# The shim is for Linux.
+DISK := $(if $(filter Linux,$(shell uname)),disk)
+
 # Tests share the cores and the build folder; side by side they would only disturb each other.
 .NOTPARALLEL:
 
-.PHONY: help build demo demo-engine test unit wire pipelines pipelines-apart pipelines-full python pyright crash crash-short bench bench-engine bench-open bench-closed bench-limits bench-idle bench-payload bench-pipeline bench-accelerator bench-documents sim check lint fmt clippy typos deny clean
+.PHONY: help build demo demo-engine test unit wire pipelines pipelines-apart pipelines-full python pyright crash crash-short crash-long disk power damage soak bench bench-engine bench-open bench-closed bench-limits bench-idle bench-payload bench-pipeline bench-accelerator bench-documents sim check lint fmt clippy typos deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,7 +35,7 @@ demo: build $(MODEL)/.ready ## Embed a folder of documents, kill -9 in the middl
 demo-engine: build $(VENV)/.ready ## Run a workflow, kill -9 the engine in the middle, restart, show the result
 	scripts/demo-engine.sh
 
-test: build unit wire pipelines pipelines-apart python crash-short ## Everything that has to pass: Rust, real SDKs over the wire, the Python package, crashes
+test: build unit wire pipelines pipelines-apart python crash-short $(DISK) ## Everything that has to pass: Rust, real SDKs over the wire, the Python package, crashes
 
 unit: $(VENV)/.ready $(OIP_VENV)/.ready $(MODEL)/.ready ## The Rust tests, the official Rust SDK's among them
 	$(CARGO) test --release --locked --workspace
@@ -65,6 +68,26 @@ crash: build $(VENV)/.ready ## 200 workflows, 30 kills of the engine, 5 of the w
 
 sim: ## The engine in a simulated world, seed after seed until stopped; ARGS="--seed 7" repeats one
 	$(CARGO) run --release --locked -p tidemill-sim -- $(ARGS)
+
+# Large values beside the load, so that kills fall into writing the tables and the data file; and backups.
+crash-long: build $(VENV)/.ready ## 1,000 kills of the engine in ten rounds, into backups too; some 25 minutes
+	$(VENV)/bin/python tests/crash/crash.py --kills 1000 $(ARGS)
+
+disk: build $(VENV)/.ready ## Ten power cuts, and a disk that is full, read-only or broken for a while
+	$(VENV)/bin/pytest -q -p no:xdist tests/disk
+	$(VENV)/bin/pytest -q -p no:xdist tests/soak
+
+# ARGS="--lie log-" is a disk that forgets syncs of the log: that must fail.
+power: build $(VENV)/.ready ## 300 power cuts of an engine under load; ARGS="--cuts 1000 --seconds 60"
+	PYTHONPATH=tests/crash:tests/wire $(VENV)/bin/python tests/disk/power.py --cuts 300 --seconds 30 $(ARGS)
+
+# Says what is noticed of a changed byte, and fails for nothing.
+damage: build $(VENV)/.ready ## Flips bytes in data files and logs: who notices, and when? ARGS="--flips 1000"
+	PYTHONPATH=tests/crash:tests/wire $(VENV)/bin/python tests/disk/damage.py --flips 400 $(ARGS)
+
+SECONDS ?= 1800
+soak: build $(VENV)/.ready ## Constant load with retention on, SECONDS=1800: memory, file and latency stay
+	PYTHONPATH=tests/crash:tests/wire $(VENV)/bin/python tests/soak/soak.py --seconds $(SECONDS) $(ARGS)
 
 # ADDRESS=HOST:PORT measures a server that already runs; SERVER_PID and METRICS_ADDRESS say where to read
 # what it used.

@@ -2,6 +2,7 @@
 
     python tests/crash/crash.py                  # short: what CI runs
     python tests/crash/crash.py --full           # what `make crash` runs
+    python tests/crash/crash.py --kills 1000     # in rounds of 100, with large values and backups beside
     python tests/crash/crash.py --seed 1234      # the same workflows and the same plan of kills
 
 The seed fixes what is drawn, not what the operating system does in between, so a failure may need a few
@@ -12,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import random
 import secrets
+import shutil
 import sys
 import tempfile
 import time
@@ -25,12 +28,15 @@ from temporalio.client import Client
 from temporalio.runtime import LoggingConfig, Runtime, TelemetryConfig
 
 import audit
+import ballast
 import ledger
+from ballast import Ballast
+from backups import Backups, damage
+from kills import Kills, Progress
 from load import Case, Driver, draw
 from processes import Engine, WorkerProcess
 
-OPEN_AT_ONCE = 40
-BUSY_LIMIT_S = 20
+ROUND = 100
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,18 @@ class Form:
     workflows: int
     engine_kills: int
     worker_kills: int
+    heavy: bool = False
+    """With large values beside the load, so that tables are written all the time, and with backups."""
     settle_limit_s: float = 180
 
 
 SHORT = Form(workflows=60, engine_kills=6, worker_kills=2)
 FULL = Form(workflows=200, engine_kills=30, worker_kills=5)
+
+
+def round_of(kills: int) -> Form:
+    """One round of the long form. A round has a file of its own and is checked before the next one."""
+    return Form(workflows=6 * kills, engine_kills=kills, worker_kills=kills // 10, heavy=True)
 
 
 @dataclass
@@ -59,28 +72,6 @@ class Report:
         return "\n".join([*self.lines, *shown, f"crash test {verdict} (seed {self.seed})"])
 
 
-@dataclass
-class Progress:
-    """How far the kills are, so that the load lasts as long as they do."""
-
-    total_kills: int
-    kills: int = 0
-    started: int = 0
-    closed: int = 0
-    moved: asyncio.Condition = field(default_factory=asyncio.Condition)
-
-    async def count(self, what: str) -> None:
-        async with self.moved:
-            setattr(self, what, getattr(self, what) + 1)
-            self.moved.notify_all()
-
-    def may_start(self, workflows: int) -> bool:
-        """Spreads the starts over the kills, with at most OPEN_AT_ONCE workflows open."""
-        head = min(OPEN_AT_ONCE, workflows // 3)
-        quota = head + (workflows - head) * (self.kills + 1) / (self.total_kills + 1)
-        return self.started < quota and self.started - self.closed < OPEN_AT_ONCE
-
-
 def say(text: str) -> None:
     print(text, flush=True)
 
@@ -88,6 +79,27 @@ def say(text: str) -> None:
 def _quiet_runtime() -> Runtime:
     """The SDK warns of each call that it repeats; here that is what is meant to happen."""
     return Runtime(telemetry=TelemetryConfig(logging=LoggingConfig(filter="error")))
+
+
+@dataclass
+class Heavy:
+    """What the long form does beside the workflows."""
+
+    weight: Ballast
+    backups: Backups
+    running: asyncio.Task[None]
+
+    @staticmethod
+    async def begin(engine: Engine, folder: Path, runtime: Runtime) -> Heavy:
+        client = await Client.connect(engine.address, namespace=ballast.NAMESPACE, runtime=runtime)
+        weight = Ballast(client)
+        return Heavy(weight, Backups(folder, engine), asyncio.create_task(weight.run()))
+
+    async def end(self) -> None:
+        """Raises what went wrong with the large values."""
+        self.running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.running
 
 
 async def run(form: Form, seed: int, folder: Path) -> Report:
@@ -102,23 +114,29 @@ async def run(form: Form, seed: int, folder: Path) -> Report:
     plan = ["engine"] * form.engine_kills + ["worker"] * form.worker_kills
     rng.shuffle(plan)
 
-    engine = Engine(folder)
+    engine = Engine(folder, *(["--namespace", ballast.NAMESPACE] if form.heavy else []))
     worker = WorkerProcess(folder, engine.address)
+    heavy = None
     try:
         engine.start()
         await engine.ready()
         worker.start()
-        client = await Client.connect(engine.address, runtime=_quiet_runtime())
+        runtime = _quiet_runtime()
+        client = await Client.connect(engine.address, runtime=runtime)
         driver = Driver(client, random.Random(rng.random()))
         began = time.monotonic()
         progress = Progress(len(plan))
-        await _under_load(
-            form, cases, driver, progress, _kill_all(plan, rng, engine, worker, progress), report
-        )
+        kills = Kills(engine, worker, rng, cases)
+        if form.heavy:
+            heavy = await Heavy.begin(engine, folder, runtime)
+            kills.backups = heavy.backups
+        await _under_load(form, cases, driver, progress, kills.run(plan, progress), report)
+        if heavy:
+            await heavy.end()
         engine.check_alive()
         worker.check_alive()
         loaded_s = time.monotonic() - began
-        await _audit(cases, client, engine, worker, report)
+        await _audit(cases, client, engine, worker, report, heavy)
         executions = ledger.read(worker.ledger)
         report.lines.append(
             f"{progress.closed} of {form.workflows} workflows closed in {loaded_s:.0f} s; "
@@ -126,7 +144,16 @@ async def run(form: Form, seed: int, folder: Path) -> Report:
             f"{engine.kills} kills of the engine, {worker.kills} of the worker; "
             f"{len(executions)} activity executions in the ledger"
         )
+        died = ", ".join(f"{times} {aim}" for aim, times in sorted(kills.aims.items()))
+        report.lines.append(f"the engine died: {died}")
+        if heavy:
+            report.lines.append(
+                f"{len(heavy.weight.kept)} large values kept, {len(heavy.weight.deleted)} deleted; "
+                f"{heavy.backups.verified} backups verified, {heavy.backups.broken_off} broken off"
+            )
     finally:
+        if heavy:
+            heavy.running.cancel()
         worker.end()
         engine.end()
     return report
@@ -171,47 +198,13 @@ async def _under_load(
         loading.cancel()
 
 
-async def _kill_all(
-    plan: list[str], rng: random.Random, engine: Engine, worker: WorkerProcess, progress: Progress
-) -> None:
-    for number, victim in enumerate(plan, start=1):
-        async with progress.moved:
-            await progress.moved.wait_for(lambda: progress.started > progress.closed)
-        # One kill of the engine in five falls into its start, while it still recovers from the last one.
-        during_start = victim == "engine" and rng.random() < 0.2
-        if during_start:
-            engine.kill()
-            engine.start()
-            await asyncio.sleep(rng.uniform(0.0, 0.1))
-            engine.kill()
-        else:
-            await _until_busy(worker)
-            await asyncio.sleep(rng.uniform(0.0, 1.5))
-            (engine if victim == "engine" else worker).kill()
-        down = time.monotonic()
-        if victim == "engine":
-            engine.start()
-            await engine.ready()
-        else:
-            worker.start()
-        await progress.count("kills")
-        say(
-            f"  kill {number}/{len(plan)}: {victim}{' (and again while it started)' if during_start else ''}, "
-            f"back after {(time.monotonic() - down) * 1e3:.0f} ms; "
-            f"{progress.started} started, {progress.closed} closed"
-        )
-
-
-async def _until_busy(worker: WorkerProcess) -> None:
-    """Waits for an activity to run: the SDK's pollers come back seconds after the engine does."""
-    before = worker.ledger.stat().st_size
-    deadline = time.monotonic() + BUSY_LIMIT_S
-    while worker.ledger.stat().st_size == before and time.monotonic() < deadline:
-        await asyncio.sleep(0.02)
-
-
 async def _audit(
-    cases: list[Case], client: Client, engine: Engine, worker: WorkerProcess, report: Report
+    cases: list[Case],
+    client: Client,
+    engine: Engine,
+    worker: WorkerProcess,
+    report: Report,
+    heavy: Heavy | None,
 ) -> None:
     runs = await audit.read_runs(client)
     executions = ledger.read(worker.ledger)
@@ -231,6 +224,11 @@ async def _audit(
     checks["a last kill and start changes no history"] = audit.unchanged(
         runs, await audit.read_runs(client)
     )
+    if heavy:
+        checks["large values are there until they are deleted"] = await heavy.weight.violations()
+        checks["backups are whole, or not there"] = heavy.backups.violations
+    engine.kill()
+    checks["doctor finds no damage"] = await damage(engine.data_file)
     for name, found in checks.items():
         violations = list(found)
         report.lines.append(f"  {'ok    ' if not violations else 'FAILED'}  {name}")
@@ -244,6 +242,9 @@ def main() -> int:
     parser.add_argument(
         "--full", action="store_true", help="200 workflows, 30 kills of the engine, 5 of the worker"
     )
+    parser.add_argument(
+        "--kills", type=int, metavar="N", help=f"kill the engine N times, in rounds of {ROUND}"
+    )
     parser.add_argument("--workflows", type=int)
     parser.add_argument("--engine-kills", type=int)
     parser.add_argument("--worker-kills", type=int)
@@ -252,23 +253,36 @@ def main() -> int:
         "--keep", type=Path, metavar="FOLDER", help="run in this folder and leave it"
     )
     args = parser.parse_args()
-    base = FULL if args.full else SHORT
+    seed = secrets.randbelow(1_000_000) if args.seed is None else args.seed
+    if args.kills:
+        forms = [round_of(min(ROUND, args.kills - done)) for done in range(0, args.kills, ROUND)]
+    else:
+        forms = [_chosen(args, FULL if args.full else SHORT)]
+    reports = []
+    with tempfile.TemporaryDirectory(prefix="tidemill-crash-") as temporary:
+        for number, form in enumerate(forms):
+            folder = (args.keep or Path(temporary)) / f"round-{number + 1}"
+            folder.mkdir(parents=True)
+            report = asyncio.run(run(form, seed + number, folder))
+            say(str(report))
+            reports.append(report)
+            if not args.keep:
+                shutil.rmtree(folder)
+    if len(forms) > 1:
+        violations = sum(len(report.violations) for report in reports)
+        say(f"{len(forms)} rounds, {args.kills} kills, {violations} violations, first seed {seed}")
+    return 1 if any(report.violations for report in reports) else 0
 
-    def chosen(given: int | None, default: int) -> int:
+
+def _chosen(args: argparse.Namespace, base: Form) -> Form:
+    def either(given: int | None, default: int) -> int:
         return default if given is None else given
 
-    form = Form(
-        chosen(args.workflows, base.workflows),
-        chosen(args.engine_kills, base.engine_kills),
-        chosen(args.worker_kills, base.worker_kills),
+    return Form(
+        either(args.workflows, base.workflows),
+        either(args.engine_kills, base.engine_kills),
+        either(args.worker_kills, base.worker_kills),
     )
-    seed = chosen(args.seed, secrets.randbelow(1_000_000))
-    with tempfile.TemporaryDirectory(prefix="tidemill-crash-") as temporary:
-        folder = args.keep or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        report = asyncio.run(run(form, seed, folder))
-    print(report)
-    return 1 if report.violations else 0
 
 
 if __name__ == "__main__":

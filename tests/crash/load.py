@@ -94,6 +94,25 @@ def _draw_one(rng: random.Random, index: int, kind: type) -> Case:
     return case
 
 
+async def insist(
+    call: Callable[[], Awaitable[Answer]], failed: Callable[[], None] = lambda: None
+) -> Answer:
+    """Repeats a call while the engine is away; raises what the engine itself answers."""
+    while True:
+        try:
+            return await call()
+        except WorkflowUpdateRPCTimeoutOrCancelledError:
+            pass
+        except RPCError as error:
+            cut = error.status == RPCStatusCode.INTERNAL and any(
+                word in error.message for word in CUT
+            )
+            if error.status not in LOST and not cut:
+                raise
+        failed()
+        await asyncio.sleep(0.1)
+
+
 class Driver:
     """Takes cases from start to result. Counts the calls that had to be repeated."""
 
@@ -164,17 +183,7 @@ class Driver:
         self.acknowledged += 1
 
     async def _insist(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Repeats a call while the engine is away; raises what the engine itself answers."""
-        while True:
-            try:
-                return await call()
-            except WorkflowUpdateRPCTimeoutOrCancelledError:
-                pass
-            except RPCError as error:
-                cut = error.status == RPCStatusCode.INTERNAL and any(
-                    word in error.message for word in CUT
-                )
-                if error.status not in LOST and not cut:
-                    raise
-            self.repeated += 1
-            await asyncio.sleep(0.1)
+        return await insist(call, self._count_repeated)
+
+    def _count_repeated(self) -> None:
+        self.repeated += 1

@@ -37,14 +37,25 @@ class Process:
 
     command: list[str]
     log: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    """Beside what this process has."""
     kills: int = 0
     _running: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self) -> None:
         with self.log.open("ab") as log:
             self._running = subprocess.Popen(
-                self.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                self.command,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **self.environment},
             )
+
+    @property
+    def pid(self) -> int:
+        assert self._running is not None, "not started"
+        return self._running.pid
 
     def kill(self) -> None:
         """SIGKILL: no handler runs, nothing is flushed."""
@@ -54,6 +65,12 @@ class Process:
         self._running.wait()
         self.kills += 1
 
+    def stop(self) -> int:
+        """SIGTERM, and its exit status."""
+        assert self._running is not None, "not started"
+        self._running.terminate()
+        return self._running.wait(timeout=30)
+
     def check_alive(self) -> None:
         """A process that ended by itself is a finding, not something to start again in silence."""
         assert self._running is not None, "not started"
@@ -61,6 +78,14 @@ class Process:
             raise RuntimeError(
                 f"{self.command[0]} ended by itself with status {status}\n{self.tail()}"
             )
+
+    def ended(self) -> int | None:
+        """The exit status of one that ended by itself, or is about to."""
+        assert self._running is not None, "not started"
+        try:
+            return self._running.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            return None
 
     def end(self) -> None:
         if self._running is not None and self._running.poll() is None:
@@ -72,12 +97,12 @@ class Process:
 
 
 class Engine(Process):
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
-        data_file = folder / "engine.db"
-        command = [str(binary()), "engine", "--listen", self.address, "--data-file", str(data_file)]
-        super().__init__(command, folder / "engine.log")
+        self.data_file = folder / "engine.db"
+        command = [str(binary()), "engine", "--listen", self.address, *options]
+        super().__init__([*command, "--data-file", str(self.data_file)], folder / "engine.log")
 
     async def ready(self) -> None:
         """Returns once the engine accepts connections."""

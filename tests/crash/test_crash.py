@@ -14,6 +14,7 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import WorkflowExecutionStatus, WorkflowHistory
 
 import audit
+import ballast
 import crash
 import workflows
 from ledger import Execution
@@ -155,3 +156,21 @@ def test_a_changed_history_is_noticed() -> None:
     assert not list(audit.unchanged(before, before))
     assert len(list(audit.unchanged(before, after))) == 1
     assert len(list(audit.unchanged(before, {}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("stored", "leaving", "found"),
+    [
+        ({"k": ballast.value("kept")}, set(), []),
+        ({}, set(), ["not listed"]),
+        ({}, {"kept"}, []),
+        ({"k": ballast.value("another")}, {"kept"}, ["another value"]),
+        ({"k": ballast.value("kept"), "d": ballast.value("deleted")}, set(), ["but it is listed"]),
+    ],
+)
+def test_large_values_are_judged(
+    stored: dict[str, bytes], leaving: set[str], found: list[str]
+) -> None:
+    sentences = list(ballast.judge({"kept": "k"}, {"deleted": "d"}, leaving, stored))
+    assert len(sentences) == len(found), sentences
+    assert all(words in sentence for words, sentence in zip(found, sentences, strict=True))
