@@ -1,4 +1,4 @@
-//! Seeds that found something, seeds for every change, and that a seed is the same each time.
+//! Seeds for every change, and that a seed is the same each time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
