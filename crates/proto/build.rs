@@ -19,6 +19,12 @@ const SERVICES: [&str; 3] = [
 const OWN: &str = "tidemill.operator.v1";
 const OWN_FILE: &str = "tidemill/operator/v1/maintenance.proto";
 
+/// The answers that are mostly history.
+const WITH_HISTORY: [&str; 2] = [
+    "PollWorkflowTaskQueueResponse",
+    "GetWorkflowExecutionHistoryResponse",
+];
+
 /// Files that no service imports but whose messages travel inside `google.protobuf.Any`.
 const CARRIED_IN_ANY: [&str; 3] = [
     "temporal/api/errordetails/v1/message.proto",
@@ -40,15 +46,33 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     fs::write(out.join("descriptors.bin"), kept.encode_to_vec())?;
     fs::write(out.join("methods.rs"), methods(&all))?;
 
-    tonic_prost_build::configure()
-        .build_transport(false)
-        .generate_default_stubs(true)
-        .extern_path(".temporal.api", "::temporalio_protos::temporal::api")
-        .compile_fds(services_only(all))?;
+    let services = services_only(all);
+    let mut server = generator().build_client(false).generate_default_stubs(true);
+    // A server has these histories in bytes.
+    for message in WITH_HISTORY {
+        server = server.extern_path(
+            format!(".temporal.api.workflowservice.v1.{message}"),
+            format!("crate::with_history::{message}"),
+        );
+    }
+    server.compile_fds(services.clone())?;
+    let client = out.join("client");
+    fs::create_dir_all(&client)?;
+    generator()
+        .build_server(false)
+        .out_dir(client)
+        .compile_fds(services)?;
     tonic_prost_build::configure()
         .build_transport(false)
         .compile_fds(own)?;
     Ok(())
+}
+
+/// For Temporal's services: their messages are another crate's.
+fn generator() -> tonic_prost_build::Builder {
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .extern_path(".temporal.api", "::temporalio_protos::temporal::api")
 }
 
 /// The services without the messages beside them: those are reached by their extern path.

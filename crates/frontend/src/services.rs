@@ -2,7 +2,6 @@
 
 use tidemill_engine::Error;
 use tidemill_proto::api::operatorservice::v1 as operator_api;
-use tidemill_proto::api::workflowservice::v1 as api;
 use tidemill_proto::operator_service::OperatorService;
 use tidemill_proto::workflow_service::WorkflowService;
 use tonic::{Request, Response, Status};
@@ -10,6 +9,14 @@ use tonic::{Request, Response, Status};
 use crate::handler::Handler;
 use crate::rpc::*;
 use crate::{call, error};
+
+/// The messages, and those that the server has in bytes in part.
+mod api {
+    pub(super) use tidemill_proto::api::workflowservice::v1::*;
+    pub(super) use tidemill_proto::with_history::{
+        GetWorkflowExecutionHistoryResponse, PollWorkflowTaskQueueResponse,
+    };
+}
 
 fn answer<T>(result: Result<T, Error>) -> Result<Response<T>, Status> {
     result

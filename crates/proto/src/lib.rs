@@ -5,6 +5,7 @@
 //! generated from the descriptor set that it exports. This crate holds no behaviour.
 
 pub mod client;
+pub mod with_history;
 
 pub use temporalio_protos::google;
 pub use temporalio_protos::temporal::api;
@@ -23,6 +24,10 @@ pub const METHODS: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/methods
 #[expect(clippy::doc_lazy_continuation, reason = "generated")]
 pub mod workflow_service {
     tonic::include_proto!("temporal.api.workflowservice.v1");
+    include!(concat!(
+        env!("OUT_DIR"),
+        "/client/temporal.api.workflowservice.v1.rs"
+    ));
     pub use workflow_service_client::WorkflowServiceClient;
     pub use workflow_service_server::{SERVICE_NAME, WorkflowService, WorkflowServiceServer};
 }
@@ -30,6 +35,10 @@ pub mod workflow_service {
 /// The service that operators use: search attributes, namespaces, clusters, Nexus endpoints.
 pub mod operator_service {
     tonic::include_proto!("temporal.api.operatorservice.v1");
+    include!(concat!(
+        env!("OUT_DIR"),
+        "/client/temporal.api.operatorservice.v1.rs"
+    ));
     pub use operator_service_client::OperatorServiceClient;
     pub use operator_service_server::{OperatorService, OperatorServiceServer, SERVICE_NAME};
 }
