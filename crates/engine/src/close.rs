@@ -327,16 +327,12 @@ fn finish(tx: &mut Tx<'_>, status: Status, continues: Continues) {
 }
 
 fn parent_address(run: &Run) -> Option<RunAddress> {
-    let start = run.start();
-    let parent = start
-        .parent_workflow_execution
-        .as_ref()
-        .filter(|p| !p.workflow_id.is_empty())?;
+    let parent = run.start().known_parent()?;
     Some(RunAddress {
-        namespace_id: start.parent_workflow_namespace_id.clone(),
-        workflow_id: parent.workflow_id.clone(),
-        run_id: parent.run_id.clone(),
-        initiated_id: start.parent_initiated_event_id,
+        namespace_id: parent.namespace_id.clone(),
+        workflow_id: parent.execution.workflow_id.clone(),
+        run_id: parent.execution.run_id.clone(),
+        initiated_id: parent.initiated_event_id,
     })
 }
 

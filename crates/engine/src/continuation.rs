@@ -48,7 +48,6 @@ pub enum Closing {
 /// What follows a run that closes now: the next run, and the retry state for the closing event
 /// (unspecified for a completed run).
 pub fn retry_or_cron(run: &Run, closing: Closing, cx: &Cx<'_>) -> (RetryState, Option<NewRun>) {
-    let start = run.start();
     let (result, failure) = match closing {
         Closing::Completed { result } => {
             let next = cron_backoff(run, cx.now)
@@ -64,7 +63,10 @@ pub fn retry_or_cron(run: &Run, closing: Closing, cx: &Cx<'_>) -> (RetryState, O
             {
                 return (RetryState::Timeout, None);
             }
-            (start.last_completion_result.clone(), timeout_failure())
+            (
+                run.start().attributes().last_completion_result,
+                timeout_failure(),
+            )
         }
     };
     let state = match retry_backoff(run, &failure, cx.now) {
@@ -75,7 +77,7 @@ pub fn retry_or_cron(run: &Run, closing: Closing, cx: &Cx<'_>) -> (RetryState, O
         Backoff::Stop(state) => state,
     };
     let next = cron_backoff(run, cx.now).map(|backoff| {
-        let result = start.last_completion_result.clone();
+        let result = run.start().attributes().last_completion_result;
         follow(
             run,
             Initiator::CronSchedule,
@@ -89,7 +91,7 @@ pub fn retry_or_cron(run: &Run, closing: Closing, cx: &Cx<'_>) -> (RetryState, O
 }
 
 fn retry_backoff(run: &Run, failure: &Failure, now: Time) -> Backoff {
-    let start = run.start();
+    let start = run.start().attributes();
     match &start.retry_policy {
         None => Backoff::Stop(RetryState::RetryPolicyNotSet),
         Some(policy) => {
@@ -128,7 +130,7 @@ fn follow(
     continued_failure: Option<Failure>,
     cx: &Cx<'_>,
 ) -> NewRun {
-    let from = run.start();
+    let from = run.start().attributes();
     let retried = initiator == Initiator::Retry;
     let started = WorkflowExecutionStartedEventAttributes {
         input: from.input.clone(),
@@ -158,7 +160,7 @@ fn carried(
     backoff: Duration,
     cx: &Cx<'_>,
 ) -> WorkflowExecutionStartedEventAttributes {
-    let from = run.start();
+    let from = run.start().attributes();
     let is_child = from
         .parent_workflow_execution
         .as_ref()
@@ -189,12 +191,9 @@ fn is_pinned(versioning: &VersioningOverride) -> bool {
 
 /// All completion callbacks of a run, those attached after its start included.
 fn callbacks(run: &Run) -> Vec<Callback> {
-    run.start()
-        .completion_callbacks
-        .iter()
-        .chain(&run.visible.attached_callbacks)
-        .cloned()
-        .collect()
+    let mut all = run.start().attributes().completion_callbacks;
+    all.extend_from_slice(&run.visible.attached_callbacks);
+    all
 }
 
 /// A chain starts at most one run in the minimal interval, so that a workflow which ends at once
@@ -219,7 +218,7 @@ fn new_run(run: &Run, started: WorkflowExecutionStartedEventAttributes, cx: &Cx<
         },
         started,
         metadata: None,
-        links: run.started.links.clone(),
+        links: run.start().event().links,
         create_request_id: cx.uuid(),
         awaits_parent: false,
     }

@@ -22,7 +22,7 @@ pub fn fire(run: &Run, cx: &Cx<'_>) -> Outcome<()> {
         close::time_out(&mut tx);
         return tx.finish(());
     }
-    while let Some((at, what)) = tx.run.deadlines.get_min().copied() {
+    while let Some((at, what)) = tx.run.deadlines.first().copied() {
         if at > now {
             break;
         }
@@ -30,7 +30,7 @@ pub fn fire(run: &Run, cx: &Cx<'_>) -> Outcome<()> {
             Deadline::Timer(started_id) => timer::fire(&mut tx, started_id),
             Deadline::Activity(scheduled_id) => activity::fire(&mut tx, scheduled_id),
         }
-        if tx.run.deadlines.get_min() == Some(&(at, what)) {
+        if tx.run.deadlines.first() == Some(&(at, what)) {
             // It did not move: leave it for the next look instead of turning here for ever.
             break;
         }

@@ -30,11 +30,12 @@ pub fn info(run: &Run, schema: &dyn Schema) -> WorkflowExecutionInfo {
         close_time: close_time.map(Time::proto),
         status: core.status,
         history_length: run.last_event_id(),
-        parent_namespace_id: start.parent_workflow_namespace_id.clone(),
-        parent_execution: start
-            .parent_workflow_execution
-            .clone()
-            .filter(|p| !p.workflow_id.is_empty()),
+        parent_namespace_id: start
+            .parent
+            .as_ref()
+            .map(|p| p.namespace_id.clone())
+            .unwrap_or_default(),
+        parent_execution: start.known_parent().map(|p| p.execution.clone()),
         execution_time: Time(core.execution_time).proto_opt(),
         memo: run.visible.memo.clone(),
         search_attributes: search_attribute::typed(run.visible.search_attributes.as_ref(), schema),
@@ -46,10 +47,11 @@ pub fn info(run: &Run, schema: &dyn Schema) -> WorkflowExecutionInfo {
         root_execution: Some(
             start
                 .root_workflow_execution
-                .clone()
+                .as_deref()
+                .cloned()
                 .unwrap_or_else(|| run.id.execution()),
         ),
-        first_run_id: start.first_execution_run_id.clone(),
+        first_run_id: start.first_execution_run_id.to_string(),
         most_recent_worker_version_stamp: core.worker_version.clone(),
         priority: run.priority(),
         ..Default::default()
@@ -70,7 +72,7 @@ pub fn describe(run: &Run, schema: &dyn Schema, now: Time) -> DescribeWorkflowEx
             workflow_execution_timeout: start.workflow_execution_timeout,
             workflow_run_timeout: start.workflow_run_timeout,
             default_workflow_task_timeout: start.workflow_task_timeout,
-            user_metadata: run.started.user_metadata.clone(),
+            user_metadata: start.event().user_metadata,
         }),
         workflow_execution_info: Some(info(run, schema)),
         pending_activities: run

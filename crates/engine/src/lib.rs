@@ -21,6 +21,7 @@ pub mod continuation;
 pub mod cron;
 pub mod deadline;
 pub mod describe;
+pub mod encoded;
 pub mod error;
 pub mod external;
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod fixture;
 pub mod id_policy;
 pub mod ids;
 pub mod limits;
+mod map;
 pub mod marker;
 pub mod model;
 pub mod options;
@@ -41,6 +43,7 @@ pub mod run_options;
 pub mod search_attribute;
 pub mod signal;
 pub mod start;
+mod start_facts;
 #[cfg(test)]
 mod testing;
 pub mod time;
@@ -51,12 +54,14 @@ pub mod update;
 pub mod upsert;
 pub mod workflow_task;
 
+pub use encoded::{Batch, DecodedBatch};
 pub use error::Error;
 pub use ids::Ids;
 pub use limits::Limits;
 pub use run::{BUFFERED_ID, Run, RunId};
+pub use start_facts::StartFacts;
 pub use time::Time;
 pub use transition::{
-    Batch, Effect, NewTask, OutboxEntry, OutboxItem, Outcome, TaskKind, Transition, UpdateEvent,
+    Effect, NewTask, OutboxEntry, OutboxItem, Outcome, TaskKind, Transition, UpdateEvent,
 };
 pub use tx::{Cx, Tx};

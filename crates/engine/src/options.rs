@@ -31,7 +31,7 @@ pub fn attach(run: &Run, attachment: Attachment, cx: &Cx<'_>) -> Result<Outcome<
     if run.attached.contains_key(&attachment.request_id) {
         return Ok(Outcome::unchanged(()));
     }
-    let known = run.start().completion_callbacks.len() + run.visible.attached_callbacks.len();
+    let known = run.start().callbacks + run.visible.attached_callbacks.len();
     if known + attachment.callbacks.len() > cx.limits.callbacks {
         return Err(Error::FailedPrecondition(format!(
             "cannot attach more than {} callbacks to a workflow ({known} callbacks already attached)",

@@ -7,18 +7,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use imbl::{OrdMap, OrdSet, Vector};
+use imbl::Vector;
 use prost::Message;
 use tidemill_proto::api::common::v1::{Priority, WorkflowExecution};
 use tidemill_proto::api::enums::v1::WorkflowExecutionStatus;
-use tidemill_proto::api::history::v1::history_event::Attributes;
-use tidemill_proto::api::history::v1::{HistoryEvent, WorkflowExecutionStartedEventAttributes};
+use tidemill_proto::api::history::v1::HistoryEvent;
 use tidemill_proto::api::query::v1::WorkflowQuery;
 use tidemill_proto::api::update::v1::Request;
 
+use crate::map::{Map, Set};
 use crate::model::{
     Activity, AttachedRequest, Child, Core, External, Kind, SignalId, Timer, UpdateRecord, Visible,
 };
+use crate::start_facts::StartFacts;
 use crate::time::{Time, span};
 
 /// Stands for the id of an event that is buffered and has none yet.
@@ -56,24 +57,23 @@ pub enum Deadline {
 #[derive(Clone, Debug)]
 pub struct Run {
     pub id: RunId,
-    /// The `WorkflowExecutionStarted` event.
-    pub started: Arc<HistoryEvent>,
+    pub started: Arc<StartFacts>,
     pub core: Core,
     pub visible: Arc<Visible>,
-    pub activities: OrdMap<i64, Arc<Activity>>,
-    pub activity_ids: OrdMap<String, i64>,
-    pub timers: OrdMap<i64, Arc<Timer>>,
-    pub timer_ids: OrdMap<String, i64>,
-    pub children: OrdMap<i64, Arc<Child>>,
-    pub external_cancels: OrdMap<i64, Arc<External>>,
-    pub external_signals: OrdMap<i64, Arc<External>>,
-    pub updates: OrdMap<String, Arc<UpdateRecord>>,
+    pub activities: Map<i64, Arc<Activity>>,
+    pub activity_ids: Map<String, i64>,
+    pub timers: Map<i64, Arc<Timer>>,
+    pub timer_ids: Map<String, i64>,
+    pub children: Map<i64, Arc<Child>>,
+    pub external_cancels: Map<i64, Arc<External>>,
+    pub external_signals: Map<i64, Arc<External>>,
+    pub updates: Map<String, Arc<UpdateRecord>>,
     /// Request ids of signals seen, with their row.
-    pub signal_ids: OrdMap<String, i64>,
-    pub attached: OrdMap<String, Arc<AttachedRequest>>,
+    pub signal_ids: Map<String, i64>,
+    pub attached: Map<String, Arc<AttachedRequest>>,
     /// Events that wait for the started workflow task to end, with their row.
     pub buffered: Vector<(i64, Arc<HistoryEvent>)>,
-    pub deadlines: OrdSet<(Time, Deadline)>,
+    pub deadlines: Set<(Time, Deadline)>,
     pub volatile: Volatile,
 }
 
@@ -81,7 +81,7 @@ pub struct Run {
 #[derive(Clone, Debug, Default)]
 pub struct Volatile {
     /// Updates that were not completed, by id.
-    pub updates: OrdMap<String, Arc<LiveUpdate>>,
+    pub updates: Map<String, Arc<LiveUpdate>>,
     pub next_update_seq: u64,
     /// Queries that wait for the next workflow task, oldest first.
     pub queries: Vector<BufferedQuery>,
@@ -120,32 +120,32 @@ pub struct BufferedQuery {
 
 impl Run {
     /// A run with no records but its start.
-    pub fn new(id: RunId, started: Arc<HistoryEvent>, core: Core, visible: Visible) -> Self {
+    pub fn new(id: RunId, started: Arc<StartFacts>, core: Core, visible: Visible) -> Self {
         Self {
             id,
             started,
             core,
             visible: Arc::new(visible),
-            activities: OrdMap::new(),
-            activity_ids: OrdMap::new(),
-            timers: OrdMap::new(),
-            timer_ids: OrdMap::new(),
-            children: OrdMap::new(),
-            external_cancels: OrdMap::new(),
-            external_signals: OrdMap::new(),
-            updates: OrdMap::new(),
-            signal_ids: OrdMap::new(),
-            attached: OrdMap::new(),
+            activities: Map::default(),
+            activity_ids: Map::default(),
+            timers: Map::default(),
+            timer_ids: Map::default(),
+            children: Map::default(),
+            external_cancels: Map::default(),
+            external_signals: Map::default(),
+            updates: Map::default(),
+            signal_ids: Map::default(),
+            attached: Map::default(),
             buffered: Vector::new(),
-            deadlines: OrdSet::new(),
+            deadlines: Set::default(),
             volatile: Volatile::default(),
         }
     }
 
-    /// Rebuilds a run from its rows `(kind, id, value)` and its first history event.
+    /// Rebuilds a run from its rows `(kind, id, value)` and its start.
     pub fn load<'a>(
         id: RunId,
-        started: Arc<HistoryEvent>,
+        started: Arc<StartFacts>,
         rows: impl IntoIterator<Item = (u8, i64, &'a [u8])>,
     ) -> Result<Self, prost::DecodeError> {
         let mut run = Self::new(id, started, Core::default(), Visible::default());
@@ -194,8 +194,14 @@ impl Run {
     pub(crate) fn row(&self, kind: Kind, id: i64) -> Option<Vec<u8>> {
         match kind {
             Kind::Core => {
-                let mut core = self.core.clone();
-                core.workflow_task = core.workflow_task.filter(|t| !t.speculative);
+                let task = self.core.workflow_task.as_ref();
+                if !task.is_some_and(|t| t.speculative) {
+                    return Some(self.core.encode_to_vec());
+                }
+                let core = Core {
+                    workflow_task: None,
+                    ..self.core.clone()
+                };
                 Some(core.encode_to_vec())
             }
             Kind::Visible => Some(self.visible.encode_to_vec()),
@@ -209,11 +215,8 @@ impl Run {
         }
     }
 
-    pub fn start(&self) -> &WorkflowExecutionStartedEventAttributes {
-        match &self.started.attributes {
-            Some(Attributes::WorkflowExecutionStartedEventAttributes(a)) => a,
-            other => unreachable!("the first event of a run is its start, not {other:?}"),
-        }
+    pub fn start(&self) -> &StartFacts {
+        &self.started
     }
 
     pub fn status(&self) -> WorkflowExecutionStatus {
@@ -232,7 +235,7 @@ impl Run {
     }
 
     pub fn task_queue(&self) -> &str {
-        self.start().task_queue.as_ref().map_or("", |t| &t.name)
+        &self.start().task_queue
     }
 
     pub fn first_run_id(&self) -> &str {
@@ -285,7 +288,7 @@ impl Run {
             Time(c.run_expiration).get(),
             Time(c.backoff_until).get(),
             task,
-            self.deadlines.get_min().map(|d| d.0),
+            self.deadlines.first().map(|d| d.0),
         ]
         .into_iter()
         .flatten()

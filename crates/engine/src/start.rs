@@ -11,6 +11,7 @@ use tidemill_proto::api::sdk::v1::UserMetadata;
 use crate::limits::Limits;
 use crate::model::{Core, Visible};
 use crate::run::{Run, RunId};
+use crate::start_facts::StartFacts;
 use crate::time::{Time, span};
 use crate::tx::{Cx, Tx};
 
@@ -86,7 +87,8 @@ pub fn create<'a>(new: NewRun, cx: &'a Cx<'a>) -> Tx<'a> {
         ..Default::default()
     };
     // The event is needed twice: in history, and as the run's own description of itself.
-    let mut tx = Tx::creating(Run::new(id, Arc::new(event.clone()), core, visible), cx);
+    let start = StartFacts::of(&event).expect("it is a start");
+    let mut tx = Tx::creating(Run::new(id, Arc::new(start), core, visible), cx);
     tx.push_event(event);
     tx.want_workflow_task();
     tx
@@ -147,7 +149,7 @@ mod tests {
             workflow_run_timeout: seconds(90),
             ..Default::default()
         });
-        let start = rig.run.start();
+        let start = rig.run.start().attributes();
         assert_eq!((start.workflow_id.as_str(), start.attempt), ("w", 1));
         assert_eq!(
             (
@@ -175,7 +177,7 @@ mod tests {
             ..Default::default()
         };
         let rig = Rig::with(given);
-        let start = rig.run.start();
+        let start = rig.run.start().attributes();
         assert_eq!(
             (
                 start.original_execution_run_id.as_str(),

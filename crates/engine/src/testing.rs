@@ -15,7 +15,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prost::Message as _;
 use tidemill_proto::api::command::v1::command::Attributes as C;
 use tidemill_proto::api::command::v1::{
     CancelTimerCommandAttributes, Command, CompleteWorkflowExecutionCommandAttributes,
@@ -30,9 +29,7 @@ use tidemill_proto::api::enums::v1::{
 };
 use tidemill_proto::api::failure::v1::Failure;
 use tidemill_proto::api::history::v1::history_event::Attributes;
-use tidemill_proto::api::history::v1::{
-    History, HistoryEvent, WorkflowExecutionStartedEventAttributes,
-};
+use tidemill_proto::api::history::v1::{HistoryEvent, WorkflowExecutionStartedEventAttributes};
 use tidemill_proto::api::protocol::v1::{Message, message::SequencingId};
 use tidemill_proto::api::query::v1::{WorkflowQuery, WorkflowQueryResult};
 use tidemill_proto::api::taskqueue::v1::TaskQueue;
@@ -51,11 +48,13 @@ use crate::search_attribute::{Attribute, Schema};
 use crate::signal::{self, Signal};
 use crate::start::{NewRun, create};
 use crate::transition::{
-    Batch, Effect, NewTask, OutboxEntry, OutboxItem, Outcome, TaskKind, Transition, UpdateEvent,
+    Effect, NewTask, OutboxEntry, OutboxItem, Outcome, TaskKind, Transition, UpdateEvent,
 };
 use crate::update::{self, Status as UpdateStatus};
 use crate::workflow_task::{self, Start, Started, TaskFailure, TaskRef};
-use crate::{Cx, Error, Limits, Run, RunId, Time, buffer, deadline, query};
+use crate::{
+    Cx, DecodedBatch, Error, Limits, Run, RunId, StartFacts, Time, buffer, deadline, query,
+};
 
 /// The search attributes that the rig's namespace knows.
 pub(crate) struct Words;
@@ -77,7 +76,7 @@ pub(crate) struct Rig {
     pub(crate) limits: Limits,
     pub(crate) now: Time,
     pub(crate) run: Run,
-    pub(crate) history: Vec<Arc<Batch>>,
+    pub(crate) history: Vec<Arc<DecodedBatch>>,
     /// The state rows as the store holds them.
     rows: BTreeMap<(u8, i64), Vec<u8>>,
     /// The task rows as the store holds them.
@@ -141,7 +140,7 @@ impl Rig {
     }
 
     fn after_history(
-        history: Vec<Arc<Batch>>,
+        history: Vec<Arc<DecodedBatch>>,
         ids: Counter,
         limits: Limits,
         now: Time,
@@ -302,11 +301,9 @@ impl Rig {
         if let Some(due) = t.due {
             self.due = due;
         }
-        for batch in &t.batches {
-            assert_eq!(History::decode(&*batch.bytes).unwrap().events, batch.events);
-        }
         self.shown += usize::from(t.visible_changed);
-        self.history.extend(t.batches);
+        self.history
+            .extend(t.batches.iter().map(|b| Arc::new(b.decode().unwrap())));
         self.effects.extend(t.effects);
         self.run = t.run;
     }
@@ -504,12 +501,12 @@ impl Rig {
     }
 
     fn loaded(&self) -> Run {
-        let first = Arc::new(self.history[0].events[0].clone());
+        let first = StartFacts::read(&self.history[0].bytes).unwrap().unwrap();
         let rows = self
             .rows
             .iter()
             .map(|((kind, id), value)| (*kind, *id, value.as_slice()));
-        Run::load(self.run.id.clone(), first, rows).unwrap()
+        Run::load(self.run.id.clone(), Arc::new(first), rows).unwrap()
     }
 }
 

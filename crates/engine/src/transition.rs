@@ -1,16 +1,14 @@
 //! What a step of the engine produces: data for the store, the queues and the callers. Nothing
 //! here is carried out by the engine.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use prost::Message;
 use tidemill_proto::api::failure::v1::Failure;
-use tidemill_proto::api::history::v1::HistoryEvent;
 use tidemill_proto::api::query::v1::WorkflowQueryResult;
 use tidemill_proto::api::update::v1::Outcome as UpdateOutcome;
 
 use crate::Error;
+use crate::encoded::Batch;
 use crate::model::TaskPlace;
 use crate::run::Run;
 use crate::time::Time;
@@ -50,7 +48,7 @@ pub struct Transition {
     pub created: bool,
     /// Copies the history of run number `.0` below event id `.1` first (reset).
     pub copy_history: Option<(i64, i64)>,
-    pub batches: Vec<Arc<Batch>>,
+    pub batches: Vec<Batch>,
     pub rows: Vec<Row>,
     /// The run's visible face changed: write its row of the executions table.
     pub visible_changed: bool,
@@ -118,16 +116,6 @@ impl Transition {
         self.outbox_added.extend(next.outbox_added);
         self.effects.extend(next.effects);
     }
-}
-
-/// Events that were written together.
-#[derive(Debug, PartialEq)]
-pub struct Batch {
-    pub first_event_id: i64,
-    pub last_event_id: i64,
-    pub events: Vec<HistoryEvent>,
-    /// An encoded `temporal.api.history.v1.History`.
-    pub bytes: Bytes,
 }
 
 #[derive(Clone, Debug, PartialEq)]

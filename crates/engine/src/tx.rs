@@ -11,18 +11,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use prost::Message;
 use tidemill_proto::api::enums::v1::{EventType, WorkflowExecutionStatus};
+use tidemill_proto::api::history::v1::HistoryEvent;
 use tidemill_proto::api::history::v1::history_event::Attributes;
-use tidemill_proto::api::history::v1::{History, HistoryEvent};
 
 use crate::Error;
+use crate::encoded::{Batch, OpenBatch};
 use crate::ids::Ids;
 use crate::limits::Limits;
 use crate::model::{Kind, TaskPlace};
 use crate::run::{BUFFERED_ID, Run};
 use crate::time::Time;
 use crate::transition::{
-    Batch, Effect, NewTask, OutboxEntry, OutboxItem, Outcome, Row, TaskKind, Transition,
-    UpdateEvent,
+    Effect, NewTask, OutboxEntry, OutboxItem, Outcome, Row, TaskKind, Transition, UpdateEvent,
 };
 use crate::{buffer, workflow_task};
 
@@ -58,9 +58,8 @@ enum RowChange {
 pub struct Tx<'a> {
     pub run: Run,
     pub cx: &'a Cx<'a>,
-    /// The open batch.
-    events: Vec<HistoryEvent>,
-    closed_batches: Vec<Vec<HistoryEvent>>,
+    open_batch: OpenBatch,
+    closed_batches: Vec<Batch>,
     rows: BTreeMap<(Kind, i64), RowChange>,
     created: bool,
     copy_history: Option<(i64, i64)>,
@@ -96,7 +95,7 @@ impl<'a> Tx<'a> {
         Self {
             run,
             cx,
-            events: Vec::new(),
+            open_batch: OpenBatch::default(),
             closed_batches: Vec::new(),
             rows: BTreeMap::new(),
             created: false,
@@ -158,34 +157,39 @@ impl<'a> Tx<'a> {
     /// Writes an event to history now.
     pub(crate) fn append(&mut self, mut event: HistoryEvent) -> i64 {
         // Workflow task started events end their batch: resets and branches cut there.
-        if self
-            .events
-            .last()
-            .is_some_and(|e| e.event_type == EventType::WorkflowTaskStarted as i32)
-        {
-            let batch = std::mem::take(&mut self.events);
-            self.closed_batches.push(batch);
+        if self.batch_has_ended() {
+            self.close_batch();
         }
         let id = self.run.core.next_event_id;
         self.run.core.next_event_id += 1;
         event.event_id = id;
         event.task_id = (self.run.id.no << 20) + id;
-        self.events.push(event);
+        self.open_batch.append(&event);
         id
     }
 
     /// First event id of the batch that the next event goes to.
     pub fn batch_id(&self) -> i64 {
-        match self.events.last() {
-            Some(e) if e.event_type != EventType::WorkflowTaskStarted as i32 => {
-                self.events[0].event_id
-            }
-            _ => self.run.core.next_event_id,
+        if self.open_batch.is_empty() || self.batch_has_ended() {
+            self.run.core.next_event_id
+        } else {
+            self.open_batch.first_event_id()
+        }
+    }
+
+    fn batch_has_ended(&self) -> bool {
+        self.open_batch.last_type() == EventType::WorkflowTaskStarted as i32
+    }
+
+    fn close_batch(&mut self) {
+        if !self.open_batch.is_empty() {
+            let batch = std::mem::take(&mut self.open_batch).close();
+            self.closed_batches.push(batch);
         }
     }
 
     pub fn has_events(&self) -> bool {
-        !self.events.is_empty() || !self.closed_batches.is_empty()
+        !self.open_batch.is_empty() || !self.closed_batches.is_empty()
     }
 
     /// Writes all buffered events to history. Only legal while no workflow task is started.
@@ -394,26 +398,15 @@ impl<'a> Tx<'a> {
         all
     }
 
-    fn take_batches(&mut self) -> Vec<Arc<Batch>> {
-        let mut groups = std::mem::take(&mut self.closed_batches);
-        let last = std::mem::take(&mut self.events);
-        if !last.is_empty() {
-            groups.push(last);
+    fn take_batches(&mut self) -> Vec<Batch> {
+        self.close_batch();
+        let batches = std::mem::take(&mut self.closed_batches);
+        for batch in &batches {
+            self.run.core.history_size += batch.bytes.len() as i64;
+            self.run.core.last_first_event_id = batch.first_event_id;
         }
-        let mut batches = Vec::with_capacity(groups.len());
-        for events in groups {
-            let first_event_id = events[0].event_id;
-            let last_event_id = events[events.len() - 1].event_id;
-            let history = History { events };
-            let bytes = Bytes::from(history.encode_to_vec());
-            self.run.core.history_size += bytes.len() as i64;
-            self.run.core.last_first_event_id = first_event_id;
-            batches.push(Arc::new(Batch {
-                first_event_id,
-                last_event_id,
-                events: history.events,
-                bytes,
-            }));
+        if let Some(first) = batches.first().filter(|b| b.first_event_id == 1) {
+            Arc::make_mut(&mut self.run.started).share(&first.bytes);
         }
         batches
     }

@@ -7,12 +7,19 @@ use std::sync::Arc;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tidemill_proto::api::operatorservice::v1 as operator_api;
-use tidemill_proto::api::workflowservice::v1 as api;
 
 use crate::handler::Handler;
 use crate::rpc::*;
 use crate::transport::unary::{self, Body};
 use crate::{call, error};
+
+/// The messages, and those that the server has in bytes in part.
+mod api {
+    pub(super) use tidemill_proto::api::workflowservice::v1::*;
+    pub(super) use tidemill_proto::with_history::{
+        GetWorkflowExecutionHistoryResponse, PollWorkflowTaskQueueResponse,
+    };
+}
 
 /// A call on its way to its answer.
 pub(crate) type Inflight = Pin<Box<dyn Future<Output = Response<Body>> + Send>>;

@@ -5,6 +5,7 @@
 //! generated from the descriptor set that it exports. This crate holds no behaviour.
 
 pub mod client;
+pub mod with_history;
 
 pub use temporalio_protos::google;
 pub use temporalio_protos::temporal::api;

@@ -5,12 +5,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use prost::Message;
 use tidemill_engine::model::TaskPlace;
 use tidemill_engine::progress::{Outlook, Stored, outlook};
-use tidemill_engine::{Run, TaskKind, Time};
-use tidemill_proto::api::history::v1::History;
-use tidemill_proto::api::history::v1::history_event::Attributes;
+use tidemill_engine::{Run, StartFacts, TaskKind, Time};
 use tidemill_proto::maintenance as op;
 use tidemill_store::{
     Error, NamespaceId, QueueName, RunIdentity, RunNo, Size, Store, StoredRun, TaskRow,
@@ -246,13 +243,7 @@ impl Look<'_> {
 /// The run of these records; unlike a shard, it takes nothing in them for granted.
 fn rebuild(stored: &StoredRun) -> Result<Run, Error> {
     let corrupt = |error: prost::DecodeError| Error::Corrupt(error.to_string());
-    let first = History::decode(stored.first_batch.bytes.clone()).map_err(corrupt)?;
-    let started = first.events.into_iter().next().filter(|event| {
-        matches!(
-            event.attributes,
-            Some(Attributes::WorkflowExecutionStartedEventAttributes(_))
-        )
-    });
+    let started = StartFacts::read(&stored.first_batch.bytes).map_err(corrupt)?;
     let started = started.ok_or_else(|| Error::Corrupt("its first event is no start".into()))?;
     let rows = stored
         .state

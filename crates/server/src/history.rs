@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use prost::Message;
-use tidemill_engine::{Batch, Error};
+use tidemill_engine::{DecodedBatch, Error, encoded};
 use tidemill_proto::api::history::v1::{History, HistoryEvent};
 use tidemill_store::{HistoryBatch, RunNo};
 
@@ -18,8 +19,28 @@ const PAGE_BYTES: usize = 2 * 1024 * 1024;
 /// A stretch of history.
 #[derive(Debug, Default)]
 pub(crate) struct Page {
-    pub(crate) events: Vec<HistoryEvent>,
+    /// Encoded histories, one after another.
+    pub(crate) parts: Vec<Bytes>,
     /// The next event, when there is more.
+    pub(crate) next_event_id: Option<i64>,
+}
+
+impl Page {
+    /// Adds events that are not stored.
+    pub(crate) fn add(&mut self, events: impl IntoIterator<Item = HistoryEvent>) {
+        let mut part = Vec::new();
+        for event in events {
+            encoded::append(&mut part, &event);
+        }
+        self.parts.push(part.into());
+    }
+}
+
+/// A stretch of history from its end.
+#[derive(Debug)]
+pub(crate) struct ReversePage {
+    pub(crate) events: Vec<HistoryEvent>,
+    /// The event to go on with.
     pub(crate) next_event_id: Option<i64>,
 }
 
@@ -59,7 +80,7 @@ impl Core {
         view: &View,
         from: i64,
         batches: usize,
-    ) -> Result<Page, Error> {
+    ) -> Result<ReversePage, Error> {
         let run = RunNo(view.run.id.no);
         let stored = self.stored_batches(run, 1, from, batches, true).await?;
         let mut events = Vec::new();
@@ -68,7 +89,7 @@ impl Core {
             events.extend(batch.filter(|e| e.event_id <= from));
         }
         let last = stored.last().map_or(1, |b| b.first_event_id);
-        Ok(Page {
+        Ok(ReversePage {
             events,
             next_event_id: (last > 1).then_some(last - 1),
         })
@@ -78,9 +99,9 @@ impl Core {
     pub(crate) async fn all_batches(
         self: &Arc<Self>,
         view: &View,
-    ) -> Result<Vec<Arc<Batch>>, Error> {
+    ) -> Result<Vec<Arc<DecodedBatch>>, Error> {
         let to = view.run.last_event_id();
-        let mut batches: Vec<Arc<Batch>> = Vec::new();
+        let mut batches: Vec<Arc<DecodedBatch>> = Vec::new();
         loop {
             let from = batches.last().map_or(1, |b| b.last_event_id + 1);
             if from > to {
@@ -97,7 +118,7 @@ impl Core {
                 )));
             }
             for batch in page {
-                batches.push(Arc::new(Batch {
+                batches.push(Arc::new(DecodedBatch {
                     first_event_id: batch.first_event_id,
                     last_event_id: batch.last_event_id,
                     events: decode(&batch, run)?,
@@ -126,19 +147,16 @@ impl Core {
                 .into_iter()
                 .find(holds),
         };
-        let events = match batch {
-            Some(batch) => decode(&batch, run)?,
-            None => Vec::new(),
+        let event = match batch {
+            Some(batch) => event(&batch, event_id, run)?,
+            None => None,
         };
-        events
-            .into_iter()
-            .find(|e| e.event_id == event_id)
-            .ok_or_else(|| {
-                Error::DataLoss(format!(
-                    "event {event_id} of run {} is missing",
-                    view.run.id.run_id
-                ))
-            })
+        event.ok_or_else(|| {
+            Error::DataLoss(format!(
+                "event {event_id} of run {} is missing",
+                view.run.id.run_id
+            ))
+        })
     }
 
     async fn stored_batches(
@@ -160,9 +178,53 @@ impl Core {
 /// The events of a stored batch.
 fn decode(batch: &HistoryBatch, run: RunNo) -> Result<Vec<HistoryEvent>, Error> {
     let history = History::decode(batch.bytes.clone());
-    let history = history
-        .map_err(|e| Error::DataLoss(format!("history of run {} cannot be decoded: {e}", run.0)))?;
-    Ok(history.events)
+    Ok(history.map_err(|e| broken(run, &e))?.events)
+}
+
+/// One event of a stored batch; the others are not decoded.
+fn event(batch: &HistoryBatch, event_id: i64, run: RunNo) -> Result<Option<HistoryEvent>, Error> {
+    for place in encoded::places(&batch.bytes) {
+        let place = place.map_err(|e| broken(run, &e))?;
+        if place.event_id == event_id {
+            let event = HistoryEvent::decode(batch.bytes.slice(place.event));
+            return event.map(Some).map_err(|e| broken(run, &e));
+        }
+    }
+    Ok(None)
+}
+
+/// The part of a stored batch that holds events `from..=to`.
+fn cut(batch: &HistoryBatch, from: i64, to: i64, run: RunNo) -> Result<Bytes, Error> {
+    let (mut begin, mut end) = (0, 0);
+    let mut next = batch.first_event_id;
+    for place in encoded::places(&batch.bytes) {
+        let place = place.map_err(|e| broken(run, &e))?;
+        if place.event_id != next {
+            return Err(missing(run, next));
+        }
+        next += 1;
+        if place.event_id < from {
+            begin = place.whole.end;
+        }
+        if place.event_id <= to {
+            end = place.whole.end;
+        }
+    }
+    if next != batch.last_event_id + 1 {
+        return Err(missing(run, next));
+    }
+    Ok(batch.bytes.slice(begin..end.max(begin)))
+}
+
+fn missing(run: RunNo, event_id: i64) -> Error {
+    Error::DataLoss(format!("event {event_id} of run {} is missing", run.0))
+}
+
+fn broken(run: RunNo, error: &dyn std::error::Error) -> Error {
+    Error::DataLoss(format!(
+        "history of run {} cannot be decoded: {error}",
+        run.0
+    ))
 }
 
 fn page<'a>(
@@ -181,9 +243,7 @@ fn page<'a>(
             return Ok(page);
         }
         bytes += batch.bytes.len();
-        let events = decode(batch, run)?.into_iter();
-        page.events
-            .extend(events.filter(|e| e.event_id >= from && e.event_id <= to));
+        page.parts.push(cut(batch, from, to, run)?);
         next = batch.last_event_id + 1;
     }
     Ok(page)

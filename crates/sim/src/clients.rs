@@ -5,12 +5,14 @@
 
 use std::time::Duration;
 
+use prost::Message;
 use tidemill_engine::Error;
 use tidemill_proto::api::common::v1::{Payload, Payloads, WorkflowExecution, WorkflowType};
 use tidemill_proto::api::enums::v1::{HistoryEventFilterType, TaskQueueKind};
 use tidemill_proto::api::history::v1::HistoryEvent;
 use tidemill_proto::api::taskqueue::v1::TaskQueue;
 use tidemill_proto::api::workflowservice::v1::*;
+use tidemill_proto::with_history::WithHistory;
 use tidemill_server::Call;
 use tokio::time::Instant;
 
@@ -243,7 +245,7 @@ async fn wait_for_the_end(link: &Link, at: usize) {
             request,
             call_for(Duration::from_secs(20)),
         );
-        let answer = read.await;
+        let answer = read.await.map(decoded);
         link.note(&format!("wait {id} {run}"), &answer, crate::trace::digest);
         let last = answer
             .ok()
@@ -283,6 +285,11 @@ async fn look_around(link: Link) {
     }
 }
 
+/// An answer with its history to look at.
+pub(crate) fn decoded<M: Message + Default, const TAG: u32>(answer: WithHistory<M, TAG>) -> M {
+    answer.decoded().expect("a stored history can be decoded")
+}
+
 /// A whole history, which is checked.
 pub(crate) async fn read(link: &Link, id: &str, run: &str) -> Result<Vec<HistoryEvent>, Error> {
     let mut events = Vec::new();
@@ -299,7 +306,7 @@ pub(crate) async fn read(link: &Link, id: &str, run: &str) -> Result<Vec<History
             request,
             call_for(Duration::from_secs(5)),
         );
-        let answer = page.await;
+        let answer = page.await.map(decoded);
         link.note(
             &format!("history {id} {run}"),
             &answer,

@@ -16,7 +16,7 @@ use tidemill_proto::api::history::v1::history_event::Attributes as E;
 use tidemill_proto::api::workflowservice::v1::*;
 use tidemill_proto::wkt;
 
-use crate::clients::{QUEUE, call_for, execution, queue, text};
+use crate::clients::{QUEUE, call_for, decoded, execution, queue, text};
 use crate::host;
 use crate::life::Link;
 use crate::oracle;
@@ -78,6 +78,7 @@ async fn poll_workflow_tasks(link: Link) {
             link.world.say("a poller went away");
             continue;
         };
+        let polled = polled.map(decoded);
         link.note("workflow task", &polled, crate::trace::digest);
         match polled {
             Ok(task) if !task.task_token.is_empty() => {
@@ -137,7 +138,7 @@ async fn work(link: Link, task: PollWorkflowTaskQueueResponse) {
             request,
             call_for(Duration::from_secs(5)),
         );
-        let answer = page.await;
+        let answer = page.await.map(decoded);
         link.note("more history", &answer, crate::trace::digest);
         // Left alone, it comes again.
         let Ok(page) = answer else { return };

@@ -115,7 +115,7 @@ impl Bench {
                     .filter(|t| t.kind == TaskKind::Activity),
             );
             self.history
-                .extend(t.batches.iter().flat_map(|b| b.events.clone()));
+                .extend(t.batches.iter().flat_map(|b| b.decode().unwrap().events));
             self.run = t.run;
         }
         // The records survive being stored, and every task on offer has its record.
@@ -272,7 +272,7 @@ impl Bench {
     pub(super) fn fire(&mut self) {
         let cx = self.cx();
         let mut tx = Tx::new(&self.run, &cx);
-        while let Some((at, Deadline::Activity(id))) = tx.run.deadlines.get_min().copied()
+        while let Some((at, Deadline::Activity(id))) = tx.run.deadlines.first().copied()
             && at <= tx.now()
         {
             timeout::fire(&mut tx, id);

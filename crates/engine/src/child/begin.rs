@@ -102,7 +102,8 @@ fn root(parent: &Run) -> WorkflowExecution {
     parent
         .start()
         .root_workflow_execution
-        .clone()
+        .as_deref()
+        .cloned()
         .unwrap_or_else(|| parent.id.execution())
 }
 
@@ -242,15 +243,16 @@ pub fn reconnects(
     original: impl Fn(&str) -> Option<String>,
 ) -> bool {
     let start = child.start();
-    let Some(of) = start.parent_workflow_execution.as_ref() else {
+    let Some(parent_then) = start.parent.as_deref() else {
         return false;
     };
+    let of = &parent_then.execution;
     let origin = &parent.start().original_execution_run_id;
-    let was_reset = origin.as_str() != &*parent.id.run_id;
+    let was_reset = *origin != parent.id.run_id;
     was_reset
         && child.is_open()
         && child.id.namespace_id == parent.id.namespace_id
         && of.workflow_id == *parent.id.workflow_id
-        && start.parent_initiated_event_id == initiated_id
-        && (of.run_id == *origin || original(&of.run_id).as_ref() == Some(origin))
+        && parent_then.initiated_event_id == initiated_id
+        && (of.run_id == **origin || original(&of.run_id).as_deref() == Some(&**origin))
 }

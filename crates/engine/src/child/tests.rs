@@ -300,7 +300,8 @@ fn a_life() {
         .unwrap()
         .transitions
         .remove(0);
-    let close_event = child.batches.last().unwrap().events.last().unwrap();
+    let closing = child.batches.last().unwrap().decode().unwrap();
+    let close_event = closing.events.last().unwrap();
     let facts = CloseFacts::of(&child.run, close_event).unwrap();
     assert_eq!(
         (&facts.how, &facts.first_run_id),

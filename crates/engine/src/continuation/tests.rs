@@ -266,7 +266,7 @@ fn a_retry_begins_as_its_first_run_did() {
     assert_eq!(rig.run.status(), Status::Failed);
     let next = &others[0].run;
     assert!(others[0].created && others.len() == 1);
-    let (old, new) = (rig.run.start(), next.start());
+    let (old, new) = (rig.run.start().attributes(), next.start().attributes());
     assert_eq!(
         (&new.input, &new.memo, &new.root_workflow_execution),
         (&old.input, &old.memo, &old.root_workflow_execution)
@@ -337,7 +337,7 @@ fn continued_as_new() {
         (event.initiator(), event.workflow_run_timeout),
         (Initiator::Workflow, seconds(600))
     );
-    let new = next.start();
+    let new = next.start().attributes();
     assert_eq!(
         (next.workflow_type(), next.task_queue(), new.attempt),
         ("Type", "queue", 1)

@@ -83,7 +83,7 @@ fn is_itself(run: &Run, target: Option<&WorkflowExecution>) -> bool {
 /// Whether `target` is a child of `source`. With `child_workflow_only` set, one that is open and
 /// is not counts as not found.
 pub fn is_child_of(target: &Run, source: &WorkflowExecution) -> bool {
-    target.start().parent_workflow_execution.as_ref() == Some(source)
+    target.start().parent.as_ref().map(|p| &p.execution) == Some(source)
 }
 
 /// The sender has recorded the delivery and will not repeat it: the target forgets its request id.

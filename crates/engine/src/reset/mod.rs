@@ -32,11 +32,11 @@ use tidemill_proto::api::history::v1::{
 };
 use tidemill_proto::api::workflow::v1::WorkflowExecutionOptions;
 
-use crate::Error;
 use crate::close::{self, ENGINE_IDENTITY, Termination};
 use crate::run::{Run, RunId};
-use crate::transition::{Batch, Initiated, OutboxItem, Outcome, Transition};
+use crate::transition::{Initiated, OutboxItem, Outcome, Transition};
 use crate::tx::{Cx, Tx};
+use crate::{DecodedBatch, Error};
 use crate::{activity, options, update};
 
 use replay::{PendingActivity, Replay};
@@ -98,12 +98,12 @@ impl Exclude {
 #[derive(Clone, Copy, Debug)]
 pub struct LaterRun<'a> {
     pub run_id: &'a str,
-    pub history: &'a [Arc<Batch>],
+    pub history: &'a [Arc<DecodedBatch>],
 }
 
 /// The run that a history goes on in by continue-as-new, if it does: what was sent to that one is
 /// re-applied as well. Retries and cron runs are not followed.
-pub fn continued_in(history: &[Arc<Batch>]) -> Option<&str> {
+pub fn continued_in(history: &[Arc<DecodedBatch>]) -> Option<&str> {
     match &history.last()?.events.last()?.attributes {
         Some(Attributes::WorkflowExecutionContinuedAsNewEventAttributes(a)) => {
             Some(&a.new_execution_run_id)
@@ -120,7 +120,7 @@ pub fn continued_in(history: &[Arc<Batch>]) -> Option<&str> {
 /// there is one.
 pub fn reset(
     base: &Run,
-    history: &[Arc<Batch>],
+    history: &[Arc<DecodedBatch>],
     later: &[LaterRun<'_>],
     current: Option<&Run>,
     request: Request,
@@ -237,7 +237,8 @@ fn retire(
         retired.run_id = Some(current.id.run_id.to_string());
         retired.transitions = tx.into_transitions();
         let batches = retired.transitions.iter().take(1).flat_map(|t| &t.batches);
-        retired.events = batches.flat_map(|b| b.events.clone()).collect();
+        let events = batches.flat_map(|b| b.decode().expect("it was encoded just now").events);
+        retired.events = events.collect();
     }
     if !marked {
         let mut tx = Tx::new(base, cx);
@@ -251,7 +252,7 @@ fn retire(
 /// failed.
 fn fork<'a>(
     base: &Run,
-    history: &[Arc<Batch>],
+    history: &[Arc<DecodedBatch>],
     replay: Replay<'_>,
     request: &Request,
     id: RunId,
@@ -366,7 +367,7 @@ fn start_children(tx: &mut Tx<'_>) {
 
 /// The event ids that are legal points of a reset: one past each workflow task's scheduled or
 /// started event. For clients that ask for the first or the last one.
-pub fn points(history: &[Arc<Batch>]) -> impl Iterator<Item = i64> + '_ {
+pub fn points(history: &[Arc<DecodedBatch>]) -> impl Iterator<Item = i64> + '_ {
     let is_task = |e: &&HistoryEvent| {
         matches!(
             e.event_type(),

@@ -11,14 +11,14 @@ use tidemill_proto::api::history::v1::{
     WorkflowExecutionOptionsUpdatedEventAttributes,
 };
 
-use crate::Error;
 use crate::child;
 use crate::model::{AttachedRequest, Child, Core, External, Timer, UpdateRecord, Visible};
 use crate::reset_point;
 use crate::run::{Run, RunId};
 use crate::time::{Time, span};
-use crate::transition::{Batch, Initiated, OutboxItem};
+use crate::transition::{Initiated, OutboxItem};
 use crate::tx::{Cx, Tx};
+use crate::{DecodedBatch, Error};
 use crate::{search_attribute, upsert};
 
 /// A run's state before event `point`. What only lives between events (attempts, heartbeats,
@@ -63,7 +63,7 @@ pub(super) struct Records {
 /// Replays a base's history for the run `id` that is to be forked from it now.
 pub(super) fn replay<'h>(
     base: &Run,
-    history: &'h [Arc<Batch>],
+    history: &'h [Arc<DecodedBatch>],
     point: i64,
     id: &RunId,
     cx: &Cx<'_>,
@@ -94,7 +94,7 @@ pub(super) fn replay<'h>(
 impl<'h> Replay<'h> {
     /// The state of a run that starts now, as the base did: its timeouts begin anew.
     fn new(base: &Run, cx: &Cx<'_>) -> Self {
-        let start = base.start();
+        let start = base.start().attributes();
         let after = |timeout| {
             let timeout = span(timeout);
             (!timeout.is_zero()).then(|| cx.now.plus(timeout))

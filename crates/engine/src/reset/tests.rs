@@ -711,7 +711,7 @@ fn the_point_may_cut_a_batch() {
     base.begin();
     let batches = std::mem::take(&mut base.history);
     let events: Vec<_> = batches.iter().flat_map(|b| b.events.clone()).collect();
-    base.history = vec![Arc::new(Batch {
+    base.history = vec![Arc::new(DecodedBatch {
         first_event_id: 1,
         last_event_id: 3,
         events,

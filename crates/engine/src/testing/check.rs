@@ -135,7 +135,7 @@ impl Rig {
         assert!(core.next_stamp >= loaded.core.next_stamp);
         core.next_stamp = loaded.core.next_stamp;
         assert_eq!(core, loaded.core);
-        assert_eq!(run.started.attributes, loaded.started.attributes);
+        assert_eq!(run.started, loaded.started);
         assert_eq!(run.visible, loaded.visible);
         assert_eq!(run.activities, loaded.activities);
         assert_eq!(run.activity_ids, loaded.activity_ids);

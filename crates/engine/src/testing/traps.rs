@@ -708,7 +708,7 @@ fn trap_23_continue_as_new_waits_a_second() {
     assert_eq!(closed.count(), 1);
     let next = &rig.others[0];
     assert_eq!(
-        span(&next.run.start().first_workflow_task_backoff),
+        span(&next.run.start().attributes().first_workflow_task_backoff),
         Duration::from_millis(700)
     );
     let mut next = Rig::over(
@@ -737,7 +737,7 @@ fn trap_24_cron() {
     rig.after(60.0);
     rig.wait(10.0);
     rig.task(vec![fail_workflow()]);
-    let next = rig.others[0].run.start();
+    let next = rig.others[0].run.start().attributes();
     assert_eq!(next.initiator(), Initiator::CronSchedule);
     // From the execution time, not from the end: fifty seconds are left.
     assert_eq!(

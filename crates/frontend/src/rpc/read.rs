@@ -4,9 +4,10 @@ use tidemill_engine::Error;
 use tidemill_proto::api::enums::v1::HistoryEventFilterType;
 use tidemill_proto::api::workflowservice::v1::{
     DescribeWorkflowExecutionRequest, DescribeWorkflowExecutionResponse,
-    GetWorkflowExecutionHistoryRequest, GetWorkflowExecutionHistoryResponse,
-    GetWorkflowExecutionHistoryReverseRequest, GetWorkflowExecutionHistoryReverseResponse,
+    GetWorkflowExecutionHistoryRequest, GetWorkflowExecutionHistoryReverseRequest,
+    GetWorkflowExecutionHistoryReverseResponse,
 };
+use tidemill_proto::with_history::GetWorkflowExecutionHistoryResponse;
 
 use crate::handler::Handler;
 use tidemill_server::Call;

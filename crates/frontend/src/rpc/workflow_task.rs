@@ -3,12 +3,12 @@
 use tidemill_engine::Error;
 use tidemill_proto::api::enums::v1::QueryResultType;
 use tidemill_proto::api::workflowservice::v1::{
-    PollWorkflowTaskQueueRequest, PollWorkflowTaskQueueResponse, ResetStickyTaskQueueRequest,
-    ResetStickyTaskQueueResponse, RespondQueryTaskCompletedRequest,
-    RespondQueryTaskCompletedResponse, RespondWorkflowTaskCompletedRequest,
-    RespondWorkflowTaskCompletedResponse, RespondWorkflowTaskFailedRequest,
-    RespondWorkflowTaskFailedResponse,
+    PollWorkflowTaskQueueRequest, ResetStickyTaskQueueRequest, ResetStickyTaskQueueResponse,
+    RespondQueryTaskCompletedRequest, RespondQueryTaskCompletedResponse,
+    RespondWorkflowTaskCompletedRequest, RespondWorkflowTaskCompletedResponse,
+    RespondWorkflowTaskFailedRequest, RespondWorkflowTaskFailedResponse,
 };
+use tidemill_proto::with_history::PollWorkflowTaskQueueResponse;
 
 use crate::handler::Handler;
 use crate::validate;

@@ -8,6 +8,7 @@ use tidemill_proto::api::workflowservice::v1::{
     GetWorkflowExecutionHistoryRequest, GetWorkflowExecutionHistoryResponse,
     GetWorkflowExecutionHistoryReverseRequest, GetWorkflowExecutionHistoryReverseResponse,
 };
+use tidemill_proto::with_history::{self, WithHistory};
 use tidemill_store::RunNo;
 
 use super::{Call, target};
@@ -23,7 +24,7 @@ impl Server {
         namespace: &Namespace,
         request: GetWorkflowExecutionHistoryRequest,
         call: Call,
-    ) -> Result<GetWorkflowExecutionHistoryResponse, Error> {
+    ) -> Result<with_history::GetWorkflowExecutionHistoryResponse, Error> {
         let mut target = target(namespace, &request.execution)?;
         let token = continued(&request.next_page_token, &mut target)?;
         if token.reverse {
@@ -45,11 +46,10 @@ impl Server {
             0 => view.run.last_event_id(),
             bound => bound.min(view.run.last_event_id()),
         };
-        let page = self
+        let mut page = self
             .core
             .read_history(&view, token.next_event_id, last, batches)
             .await?;
-        let mut events = page.events;
         let next = match page.next_event_id {
             Some(next) => Some(next),
             None if token.last_event_id != 0 => None,
@@ -62,14 +62,10 @@ impl Server {
             && !shows_history_only(&call)
             && !wait
         {
-            events.extend(
-                workflow_task::unwritten(&view.run)
-                    .into_iter()
-                    .filter(|e| e.event_id > last),
-            );
+            let unwritten = workflow_task::unwritten(&view.run).into_iter();
+            page.add(unwritten.filter(|e| e.event_id > last));
         }
-        Ok(GetWorkflowExecutionHistoryResponse {
-            history: Some(History { events }),
+        let answer = GetWorkflowExecutionHistoryResponse {
             next_page_token: next
                 .map(|next_event_id| {
                     HistoryToken {
@@ -81,7 +77,8 @@ impl Server {
                 })
                 .unwrap_or_default(),
             ..Default::default()
-        })
+        };
+        Ok(WithHistory::new(answer, page.parts))
     }
 
     /// Only the event that closed the run, once there is one.
@@ -91,7 +88,7 @@ impl Server {
         token: HistoryToken,
         wait: bool,
         call: &Call,
-    ) -> Result<GetWorkflowExecutionHistoryResponse, Error> {
+    ) -> Result<with_history::GetWorkflowExecutionHistoryResponse, Error> {
         let core = self.core.clone();
         let asked = self.core.shards.on_run(target.clone(), move |run, _| {
             // Where the run is changed: what closes it comes after this, and will be told.
@@ -122,20 +119,15 @@ impl Server {
                 .encode_to_vec(),
                 false => Vec::new(),
             };
-            return Ok(GetWorkflowExecutionHistoryResponse {
-                history: Some(History::default()),
+            let answer = GetWorkflowExecutionHistoryResponse {
                 next_page_token,
                 ..Default::default()
-            });
+            };
+            return Ok(WithHistory::new(answer, Vec::new()));
         }
         let last = view.run.last_event_id();
         let page = self.core.read_history(&view, last, last, 1).await?;
-        Ok(GetWorkflowExecutionHistoryResponse {
-            history: Some(History {
-                events: page.events,
-            }),
-            ..Default::default()
-        })
+        Ok(WithHistory::new(Default::default(), page.parts))
     }
 
     /// Waits until the run has the event (or is closed), at most for the long-poll bound.

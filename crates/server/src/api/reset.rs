@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tidemill_engine::reset::{self, Exclude, LaterRun};
-use tidemill_engine::{Batch, Error, Outcome};
+use tidemill_engine::{DecodedBatch, Error, Outcome};
 use tidemill_proto::api::workflow::v1::post_reset_operation::Variant;
 use tidemill_proto::api::workflowservice::v1::{
     ResetWorkflowExecutionRequest, ResetWorkflowExecutionResponse,
@@ -62,9 +62,9 @@ impl Server {
     async fn later_runs(
         &self,
         namespace: &Namespace,
-        history: &[Arc<Batch>],
-    ) -> Result<Vec<(String, Vec<Arc<Batch>>)>, Error> {
-        let mut later: Vec<(String, Vec<Arc<Batch>>)> = Vec::new();
+        history: &[Arc<DecodedBatch>],
+    ) -> Result<Vec<(String, Vec<Arc<DecodedBatch>>)>, Error> {
+        let mut later: Vec<(String, Vec<Arc<DecodedBatch>>)> = Vec::new();
         let workflow_id = match history.first().and_then(|b| b.events.first()).and_then(|e| e.attributes.as_ref()) {
             Some(tidemill_proto::api::history::v1::history_event::Attributes::WorkflowExecutionStartedEventAttributes(a)) => {
                 a.workflow_id.clone()

@@ -85,7 +85,7 @@ impl Server {
             )
         };
         let eager_workflow_task = match value.eager {
-            Some(task) => Some(self.workflow_task_response(namespace, &view, task).await?),
+            Some(task) => Some(self.inner_task(namespace, &view, task).await?),
             None => None,
         };
         Ok(StartWorkflowExecutionResponse {

@@ -11,14 +11,14 @@ use tidemill_engine::workflow_task::{self, Start, Started, TaskFailure};
 use tidemill_engine::{Error, Time};
 use tidemill_proto::api::common::v1::WorkerVersionStamp;
 use tidemill_proto::api::enums::v1::TaskQueueKind;
-use tidemill_proto::api::history::v1::History;
 use tidemill_proto::api::taskqueue::v1::{PollerScalingDecision, TaskQueue};
 use tidemill_proto::api::workflowservice::v1::{
-    PollWorkflowTaskQueueRequest, PollWorkflowTaskQueueResponse, ResetStickyTaskQueueRequest,
+    self as api, PollWorkflowTaskQueueRequest, ResetStickyTaskQueueRequest,
     ResetStickyTaskQueueResponse, RespondWorkflowTaskCompletedRequest,
     RespondWorkflowTaskCompletedResponse, RespondWorkflowTaskFailedRequest,
     RespondWorkflowTaskFailedResponse,
 };
+use tidemill_proto::with_history::{PollWorkflowTaskQueueResponse, WithHistory};
 use tidemill_store::{QueueName, RunIdentity};
 use tokio::time::Instant;
 
@@ -77,7 +77,7 @@ impl Server {
                 Some(Polled::Started { task, scaling }) => {
                     let done = started(task)?;
                     let mut response = self.started_task_response(namespace, done).await?;
-                    response.poller_scaling_decision = scaling.map(scaling_decision);
+                    response.answer.poller_scaling_decision = scaling.map(scaling_decision);
                     return Ok(response);
                 }
                 Some(Polled::Offer(handout)) => handout,
@@ -92,7 +92,7 @@ impl Server {
                     match response {
                         Ok(mut response) => {
                             handout.finish();
-                            response.poller_scaling_decision = scaling;
+                            response.answer.poller_scaling_decision = scaling;
                             return Ok(response);
                         }
                         Err(Error::Unavailable(_)) if Instant::now() < deadline => {
@@ -113,8 +113,8 @@ impl Server {
                     match started {
                         Ok(done) => {
                             let mut response = self.started_task_response(namespace, done).await?;
-                            response.backlog_count_hint = hint;
-                            response.poller_scaling_decision = scaling;
+                            response.answer.backlog_count_hint = hint;
+                            response.answer.poller_scaling_decision = scaling;
                             return Ok(response);
                         }
                         // The offer was stale: the next one, please.
@@ -196,17 +196,16 @@ impl Server {
     }
 
     /// A started task as its worker gets it.
-    pub(super) async fn workflow_task_response(
+    async fn workflow_task_response(
         &self,
         namespace: &Namespace,
         view: &View,
         started: Started,
     ) -> Result<PollWorkflowTaskQueueResponse, Error> {
-        let page = self
+        let mut page = self
             .core
             .read_history(view, started.history_from, started.history_to, PAGE_BATCHES)
             .await?;
-        let mut events = page.events;
         let token = TaskToken::workflow(namespace, &view.run.id, &started.task);
         let next_page_token = match page.next_event_id {
             Some(next_event_id) => prost::Message::encode_to_vec(&HistoryToken {
@@ -217,18 +216,17 @@ impl Server {
                 reverse: false,
             }),
             None => {
-                events.extend(started.tail);
+                page.add(started.tail);
                 Vec::new()
             }
         };
-        Ok(PollWorkflowTaskQueueResponse {
+        let answer = api::PollWorkflowTaskQueueResponse {
             task_token: token.encode(),
             workflow_execution: Some(view.run.id.execution()),
             workflow_type: view.run.start().workflow_type.clone(),
             previous_started_event_id: started.previous_started_id,
             started_event_id: started.task.started_id,
             attempt: started.task.attempt,
-            history: Some(History { events }),
             next_page_token,
             workflow_execution_task_queue: Some(normal_queue(started.task_queue)),
             scheduled_time: started.scheduled_time.proto_opt(),
@@ -236,6 +234,25 @@ impl Server {
             queries: started.queries.into_iter().collect(),
             messages: started.messages,
             ..Default::default()
+        };
+        Ok(WithHistory::new(answer, page.parts))
+    }
+
+    /// A started task inside another answer.
+    pub(super) async fn inner_task(
+        &self,
+        namespace: &Namespace,
+        view: &View,
+        started: Started,
+    ) -> Result<api::PollWorkflowTaskQueueResponse, Error> {
+        let task = self
+            .workflow_task_response(namespace, view, started)
+            .await?;
+        task.decoded().map_err(|e| {
+            Error::DataLoss(format!(
+                "history of run {} cannot be decoded: {e}",
+                view.run.id.run_id
+            ))
         })
     }
 
@@ -251,12 +268,12 @@ impl Server {
             .shards
             .read(Target::of(namespace, &task.owner))
             .await?;
-        let mut events = Vec::new();
+        let mut history = Vec::new();
         let mut next_page_token = Vec::new();
         if !sticky {
             let last = view.run.last_event_id();
             let page = self.core.read_history(&view, 1, last, PAGE_BATCHES).await?;
-            events = page.events;
+            history = page.parts;
             if let Some(next_event_id) = page.next_event_id {
                 next_page_token = prost::Message::encode_to_vec(&HistoryToken {
                     run: task.owner.run_id.to_vec(),
@@ -267,18 +284,18 @@ impl Server {
                 });
             }
         }
-        Ok(PollWorkflowTaskQueueResponse {
+        let answer = api::PollWorkflowTaskQueueResponse {
             task_token: TaskToken::query(namespace, &view.run.id, task.id.0).encode(),
             workflow_execution: Some(view.run.id.execution()),
             workflow_type: view.run.start().workflow_type.clone(),
             previous_started_event_id: view.run.core.last_completed_started_id,
             attempt: 1,
-            history: Some(History { events }),
             next_page_token,
             query: Some(task.query),
             workflow_execution_task_queue: Some(normal_queue(view.run.task_queue().to_owned())),
             ..Default::default()
-        })
+        };
+        Ok(WithHistory::new(answer, history))
     }
 
     pub async fn respond_workflow_task_completed(
@@ -311,10 +328,7 @@ impl Server {
             );
         }
         let workflow_task = match value.new_task {
-            Some(started) => Some(
-                self.workflow_task_response(namespace, &view, started)
-                    .await?,
-            ),
+            Some(started) => Some(self.inner_task(namespace, &view, started).await?),
             None => None,
         };
         Ok(RespondWorkflowTaskCompletedResponse {

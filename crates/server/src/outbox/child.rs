@@ -139,7 +139,7 @@ async fn original_of(
     namespace: &Namespace,
     parent: &Run,
 ) -> Result<(String, String), Error> {
-    let origin = parent.start().original_execution_run_id.clone();
+    let origin = parent.start().original_execution_run_id.to_string();
     if origin == *parent.id.run_id {
         return Ok(Default::default());
     }
@@ -147,7 +147,10 @@ async fn original_of(
         return Ok(Default::default());
     };
     match core.shards.read(target).await {
-        Ok(view) => Ok((origin, view.run.start().original_execution_run_id.clone())),
+        Ok(view) => Ok((
+            origin,
+            view.run.start().original_execution_run_id.to_string(),
+        )),
         // Its retention has passed: there is nothing to reconnect to.
         Err(Error::NotFound(_)) => Ok(Default::default()),
         // Not known now is not the same: the child would be taken for a stranger's.
@@ -169,12 +172,9 @@ pub(super) async fn tell_child(
     let terminate = closed.policy() == ParentClosePolicy::Terminate;
     core.shards
         .on_run(target, move |run, cx| {
-            let of = run
-                .start()
-                .parent_workflow_execution
-                .clone()
-                .unwrap_or_default();
-            if run.first_run_id() != child.run_id || of.workflow_id != *parent.workflow_id {
+            let of = run.start().parent.as_ref();
+            let of = of.map_or("", |p| &p.execution.workflow_id);
+            if run.first_run_id() != child.run_id || *of != *parent.workflow_id {
                 return Err(Error::not_found("the child is another workflow by now"));
             }
             if terminate {

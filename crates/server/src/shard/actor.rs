@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use prost::Message as _;
-use tidemill_engine::{Cx, Error, Outcome, Run, Time, Transition};
-use tidemill_proto::api::history::v1::{History, HistoryEvent};
+use tidemill_engine::{Cx, Error, Outcome, Run, StartFacts, Time, Transition};
 use tidemill_store::{Commit, RunIdentity, RunNo, StoredRun};
 use tokio::sync::{mpsc, oneshot};
 
@@ -556,12 +554,8 @@ fn rebuild(stored: StoredRun) -> Result<(Run, Tail), Error> {
     let broken = |e: prost::DecodeError| {
         Error::DataLoss(format!("run {} cannot be decoded: {e}", stored.owner.run.0))
     };
-    let first = History::decode(stored.first_batch.bytes.clone()).map_err(broken)?;
-    let started: HistoryEvent = first
-        .events
-        .into_iter()
-        .next()
-        .ok_or_else(|| Error::DataLoss("a run's history is empty".into()))?;
+    let started = StartFacts::read(&stored.first_batch.bytes).map_err(broken)?;
+    let started = started.ok_or_else(|| Error::DataLoss("a run's history has no start".into()))?;
     let rows = stored
         .state
         .iter()

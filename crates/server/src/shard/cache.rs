@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use imbl::Vector;
-use prost::Message;
 use tidemill_engine::run::UpdateStage;
 use tidemill_engine::{Batch, Run};
 use tidemill_store::{HistoryBatch, NamespaceId, RunNo};
@@ -12,9 +11,9 @@ use tidemill_store::{HistoryBatch, NamespaceId, RunNo};
 /// Bytes of history kept with a run: polls of busy runs read nothing from the store.
 pub(super) const TAIL_BYTES: usize = 64 * 1024;
 
-/// What a run takes beside the records counted one by one: itself, its first event and the cache's own
-/// entries, as the allocator rounds them.
-const RUN_COST: usize = 5632;
+/// What a run takes beside the records counted one by one: itself, the facts of its start and the
+/// cache's own entries, as the allocator rounds them.
+const RUN_COST: usize = 3584;
 /// A record of a run: a timer, an activity, a child, in the maps that find it.
 const RECORD_COST: usize = 1024;
 /// An event in the form in which it is worked on, of which a buffered one takes one.
@@ -171,7 +170,7 @@ impl Cache {
     /// Takes over what a transition has made of a run, be it here or not. `created`: it has made the
     /// run, which so is its workflow id's newest. Of a closed run only the end is kept: nobody polls it
     /// any more.
-    pub(super) fn put(&mut self, run: Run, batches: &[Arc<Batch>], created: bool, durable: u64) {
+    pub(super) fn put(&mut self, run: Run, batches: &[Batch], created: bool, durable: u64) {
         let keep = if run.is_open() { TAIL_BYTES } else { 0 };
         let Some(entry) = self.get(RunNo(run.id.no)) else {
             let mut tail = Tail::default();
@@ -199,7 +198,7 @@ impl Cache {
         }
         self.uses += 1;
         let mut entry = Entry {
-            started: run.started.encoded_len(),
+            started: run.start().size(),
             run,
             tail,
             commit: 0,
@@ -268,8 +267,8 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
-    use tidemill_engine::RunId;
     use tidemill_engine::model::{Core, Visible};
+    use tidemill_engine::{RunId, StartFacts};
     use tidemill_proto::api::enums::v1::WorkflowExecutionStatus as Status;
     use tidemill_proto::api::history::v1::{HistoryEvent, WorkflowExecutionStartedEventAttributes};
 
@@ -295,16 +294,16 @@ mod tests {
             status: Status::Running as i32,
             ..Default::default()
         };
+        let started = StartFacts::of(&started).unwrap();
         Run::new(id, Arc::new(started), core, Visible::default())
     }
 
-    fn batch(event_id: i64, bytes: usize) -> Arc<Batch> {
-        Arc::new(Batch {
+    fn batch(event_id: i64, bytes: usize) -> Batch {
+        Batch {
             first_event_id: event_id,
             last_event_id: event_id,
-            events: Vec::new(),
             bytes: vec![0; bytes].into(),
-        })
+        }
     }
 
     #[test]

@@ -223,12 +223,9 @@ impl Rig {
             self.server
                 .get_workflow_execution_history(&self.namespace, request, call)
         };
-        patiently(read)
-            .await
-            .expect("the history is there")
-            .history
-            .unwrap_or_default()
-            .events
+        let page = patiently(read).await.expect("the history is there");
+        let page = page.decoded().expect("it decodes");
+        page.history.unwrap_or_default().events
     }
 
     pub(crate) async fn events(&self, id: &str) -> Vec<EventType> {
@@ -254,7 +251,8 @@ impl Rig {
                     .get_workflow_execution_history(&self.namespace, request.clone(), call())
             };
             let page = patiently(read).await;
-            let page = page.expect("the history is there");
+            let page = page.expect("the history is there").decoded();
+            let page = page.expect("it decodes");
             let events = page.history.unwrap_or_default().events;
             seen.extend(events.iter().map(HistoryEvent::event_type));
             request.next_page_token = page.next_page_token;
@@ -333,6 +331,7 @@ impl Rig {
         self.server
             .poll_workflow_task_queue(&self.namespace, request, call)
             .await
+            .map(|task| task.decoded().expect("it decodes"))
     }
 
     /// The next workflow task.

@@ -56,7 +56,7 @@ async fn all_who_wait_are_answered() {
     assert!(step.unwrap().task_token.is_empty());
     // What there is, or that it should ask again.
     match history {
-        Ok(history) => assert!(!history.next_page_token.is_empty()),
+        Ok(history) => assert!(!history.answer.next_page_token.is_empty()),
         Err(error) => assert!(matches!(error, Error::Unavailable(_)), "{error}"),
     }
     assert!(matches!(updated, Err(Error::Unavailable(_))), "{updated:?}");

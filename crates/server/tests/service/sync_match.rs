@@ -213,7 +213,7 @@ async fn a_worker_that_has_the_run_gets_only_what_is_new() {
     });
     rig.respond(request).await.unwrap();
     rig.signal("w", "s").await.unwrap();
-    let task = sticky.await.unwrap();
+    let task = sticky.await.unwrap().decoded().unwrap();
     let first = task.history.as_ref().unwrap().events[0].event_type();
     assert_eq!(first, E::WorkflowTaskCompleted);
     assert_eq!(task.previous_started_event_id, 3);
@@ -245,7 +245,7 @@ async fn a_worker_that_leaves_is_answered_after_the_task_that_is_on_its_way() {
         let task = tokio::select! {
             biased;
             _ = &mut leave => panic!("it has left, and its task is on the way"),
-            task = &mut poll => task.unwrap(),
+            task = &mut poll => task.unwrap().decoded().unwrap(),
         };
         leave.await.unwrap();
         started.await.unwrap();
