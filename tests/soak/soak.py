@@ -46,6 +46,8 @@ PAYLOAD = 1000
 GROWTH_MAX = 0.05
 """By so much of its mean may memory grow over the measured part, by the fitted line."""
 LATENCY_MAX = 1.5
+RATE_MIN = 0.7
+"""Of the rate that was asked for, between any two samples."""
 FILE_MAX = 1.5
 """The file's size, beside the mean of what is in it."""
 
@@ -243,6 +245,14 @@ async def run(args: argparse.Namespace, folder: Path) -> int:
         print(f"too short: {len(measured)} samples after the first {warm:.0f} s", file=sys.stderr)
         return 2
     lines, found = judge(measured)
+    spans = zip(measured, measured[1:], strict=False)
+    slowest = min((b.finished - a.finished) / (b.at_s - a.at_s) for a, b in spans)
+    if slowest < RATE_MIN * args.rate:
+        # A file does not shrink when less is retained, and latency was the machine's.
+        found.append(
+            f"the load was not constant: {slowest:.0f} workflows a second at times, not {args.rate:.0f}; "
+            "this says little, run it on a machine that does nothing else"
+        )
     if status != 0:
         found.append(f"SIGTERM: the engine ends with {status}")
     found += await damage(engine.data_file)
