@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub(crate) use tokio::sync::{Notify, watch};
+pub(crate) use tokio::sync::watch;
 
 #[path = "../../sync.rs"]
 mod threads;
@@ -25,6 +25,21 @@ pub(crate) fn blocking_on<T: Send + 'static>(
 /// Lets others go on.
 fn step() {
     atomic::AtomicBool::new(false).load(atomic::Ordering::SeqCst);
+}
+
+#[derive(Default)]
+pub(crate) struct Notify(tokio::sync::Notify);
+
+impl Notify {
+    pub(crate) fn notified(&self) -> tokio::sync::futures::Notified<'_> {
+        step();
+        self.0.notified()
+    }
+
+    pub(crate) fn notify_waiters(&self) {
+        step();
+        self.0.notify_waiters();
+    }
 }
 
 /// A deadline that is further off does not come within an execution; any other comes at any moment.
