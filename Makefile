@@ -19,7 +19,7 @@ DISK := $(if $(filter Linux,$(shell uname)),disk)
 # Tests share the cores and the build folder; side by side they would only disturb each other.
 .NOTPARALLEL:
 
-.PHONY: help build demo demo-engine test unit wire pipelines pipelines-apart pipelines-full python pyright crash crash-short crash-long disk power damage soak bench bench-engine bench-open bench-closed bench-limits bench-idle bench-payload bench-pipeline bench-accelerator bench-documents sim check lint fmt clippy typos deny clean
+.PHONY: help build demo demo-engine test unit wire pipelines pipelines-apart pipelines-full python pyright crash crash-short crash-long disk power damage soak fuzz bench bench-engine bench-open bench-closed bench-limits bench-idle bench-payload bench-pipeline bench-accelerator bench-documents sim check lint fmt clippy typos deny clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -85,9 +85,20 @@ power: build $(VENV)/.ready ## 300 power cuts of an engine under load; ARGS="--c
 damage: build $(VENV)/.ready ## Flips bytes in data files and logs: who notices, and when? ARGS="--flips 1000"
 	PYTHONPATH=tests/crash:tests/wire $(VENV)/bin/python tests/disk/damage.py --flips 400 $(ARGS)
 
-SECONDS ?= 1800
 soak: build $(VENV)/.ready ## Constant load with retention on, SECONDS=1800: memory, file and latency stay
-	PYTHONPATH=tests/crash:tests/wire $(VENV)/bin/python tests/soak/soak.py --seconds $(SECONDS) $(ARGS)
+	PYTHONPATH=tests/crash:tests/wire $(VENV)/bin/python tests/soak/soak.py --seconds $(or $(SECONDS),1800) $(ARGS)
+
+# Needs a nightly compiler and cargo-fuzz (`cargo install --locked cargo-fuzz`). What is found lies in
+# fuzz/artifacts; what led to new code stays in fuzz/corpus, which is nobody's but yours.
+FUZZ_TARGETS ?= $(patsubst fuzz/fuzz_targets/%.rs,%,$(wildcard fuzz/fuzz_targets/*.rs))
+
+fuzz: ## Every fuzz target for a minute: make fuzz SECONDS=600 FUZZ_TARGETS=filters
+	$(CARGO) +nightly fuzz build --sanitizer none
+	for target in $(FUZZ_TARGETS); do \
+		mkdir -p fuzz/corpus/$$target && \
+		$(CARGO) +nightly fuzz run --sanitizer none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(or $(SECONDS),60) -max_len=4096 -timeout=60 -rss_limit_mb=4096 || exit 1; \
+	done
 
 # ADDRESS=HOST:PORT measures a server that already runs; SERVER_PID and METRICS_ADDRESS say where to read
 # what it used.

@@ -15,9 +15,14 @@ const ENGINE_SIDE: &[&str] = &[
     "tidemill-server",
     "tidemill-frontend",
 ];
-/// The binary knows both sides; the simulation and the models drive the engine without
-/// the protocol.
-const KNOW_BOTH_SIDES: &[&str] = &["tidemill", "tidemill-sim", "tidemill-server-models"];
+/// The binary knows both sides; the simulation, the fuzz targets and the models drive the engine
+/// without the protocol.
+const KNOW_BOTH_SIDES: &[&str] = &[
+    "tidemill",
+    "tidemill-sim",
+    "tidemill-fuzzing",
+    "tidemill-server-models",
+];
 /// Our crates that each crate may name.
 const EDGES: &[(&str, &[&str])] = &[
     ("tidemill-proto", &[]),

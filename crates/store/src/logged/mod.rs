@@ -33,6 +33,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rusqlite::Connection;
 
 use self::pending::Pending;
@@ -59,6 +60,20 @@ impl Default for Options {
             bytes: 8 << 20,
         }
     }
+}
+
+/// What a frame of the log holds, or an error. For fuzzers.
+#[doc(hidden)]
+pub fn decode_group(payload: Bytes) -> Result<Vec<Commit>, Error> {
+    codec::decode(payload)
+}
+
+/// What [`decode_group`] reads.
+#[doc(hidden)]
+pub fn encode_group(commits: &[&Commit]) -> Vec<u8> {
+    let mut payload = Vec::new();
+    codec::encode(commits, &mut payload);
+    payload
 }
 
 /// Past so many times [`Options::bytes`], commits wait until the tables have caught up: what is staged
