@@ -84,6 +84,15 @@ impl From<store::Error> for Failure {
     }
 }
 
+impl From<tidemill_engine::Error> for Failure {
+    fn from(error: tidemill_engine::Error) -> Self {
+        match error {
+            tidemill_engine::Error::DataLoss(_) => Failure::DataUnusable(error.to_string()),
+            _ => Failure::general(error),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -72,6 +72,19 @@ pub(crate) fn stopping() -> Error {
     Error::Unavailable("the server is stopping".into())
 }
 
+/// What the caller of a read that failed is told.
+pub(crate) fn read_failed(error: tidemill_store::Error) -> Error {
+    match error {
+        tidemill_store::Error::InvalidFilter(_) | tidemill_store::Error::InvalidPageToken => {
+            Error::invalid(error.to_string())
+        }
+        tidemill_store::Error::Corrupt(_) => Error::DataLoss(format!(
+            "{error}; `tidemill engine doctor` says where, and docs/operations.md what to do"
+        )),
+        _ => Error::Unavailable(error.to_string()),
+    }
+}
+
 /// Makes a call that blocks (the store's do) where it holds nobody up.
 pub(crate) fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> T + Send + 'static,

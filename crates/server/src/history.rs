@@ -8,7 +8,7 @@ use tidemill_engine::{DecodedBatch, Error, encoded};
 use tidemill_proto::api::history::v1::{History, HistoryEvent};
 use tidemill_store::{HistoryBatch, RunNo};
 
-use crate::core::{Core, blocking};
+use crate::core::{Core, blocking, read_failed};
 use crate::shard::View;
 
 /// Batches in one page; the protocol's pages count batches.
@@ -171,7 +171,7 @@ impl Core {
         let read = blocking(move || core.store.read_history(run, from, to, limit, reverse));
         read.await
             .map_err(|e| Error::Internal(e.to_string()))?
-            .map_err(|e| Error::Unavailable(e.to_string()))
+            .map_err(read_failed)
     }
 }
 

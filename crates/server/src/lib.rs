@@ -100,13 +100,12 @@ impl Server {
         committer: Arc<Committer>,
         config: Config,
     ) -> Result<Self, Error> {
-        let unavailable = |e: tidemill_store::Error| Error::Unavailable(e.to_string());
-        let (last_run, last_task) = store.high_water().map_err(unavailable)?;
+        let (last_run, last_task) = store.high_water().map_err(core::read_failed)?;
         let namespaces =
             Namespaces::open(&*store, committer.clone(), config.namespaces.clone()).await?;
         let metrics = Arc::new(Metrics::new());
         let matching = Matching::new(matching::Config::default(), store.clone(), || core::now().0);
-        let queues = matching.load().await.map_err(unavailable)?;
+        let queues = matching.load().await.map_err(core::read_failed)?;
         let queue_configs = QueueConfigs::open(&*store, committer.clone(), matching.clone())?;
         let namespaces = Arc::new(namespaces);
         metrics.collect(collect::Figures {

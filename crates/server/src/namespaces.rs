@@ -17,6 +17,7 @@ use tidemill_store::visibility::Schema;
 use tidemill_store::{Commit, Committer, NamespaceId, NamespaceWrite, Store};
 use uuid::Uuid;
 
+use crate::core::read_failed;
 use crate::record_writer::{RecordWriter, Turn};
 use crate::search_attributes::{self, Custom};
 
@@ -159,9 +160,7 @@ impl Namespaces {
         committer: Arc<Committer>,
         wanted: Vec<Registration>,
     ) -> Result<Self, Error> {
-        let stored = store
-            .namespaces()
-            .map_err(|e| Error::Unavailable(e.to_string()))?;
+        let stored = store.namespaces().map_err(read_failed)?;
         let mut index = Index::default();
         for write in stored {
             if let Some(value) = &write.value {

@@ -12,6 +12,7 @@ use prost::Message;
 use tidemill_engine::Error;
 use tidemill_store::{Commit, Committer, NamespaceId, QueueName, QueueRecord, Store};
 
+use crate::core::read_failed;
 use crate::matching::Matching;
 use crate::record_writer::RecordWriter;
 
@@ -67,9 +68,7 @@ impl QueueConfigs {
         committer: Arc<Committer>,
         matching: Matching,
     ) -> Result<Self, Error> {
-        let records = store
-            .queue_records()
-            .map_err(|e| Error::Unavailable(e.to_string()))?;
+        let records = store.queue_records().map_err(read_failed)?;
         let mut configs = Configs::new();
         for QueueRecord { queue, value } in records {
             let config = decode(&queue, &value)?;

@@ -6,13 +6,17 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
+import grpc.aio
+import plain
 import pytest
-
 from commands import activity
 from operators.tools import DAMAGED, IN_USE, connect, data_file, doctor, tidemill
 from population import populate, settled
 from raw import Wire
 from server import Server
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import GetWorkflowExecutionHistoryRequest
 from values import application_failure, payload, retry
 from waiting import eventually
 
@@ -52,6 +56,42 @@ async def test_a_file_is_only_looked_at(own_server: Callable[[], Server]) -> Non
         assert server.stop() == 0
     for_people = await tidemill("engine", "doctor", file)
     assert "no damage" in for_people.out
+
+
+async def test_an_engine_does_not_serve_what_it_cannot_read(
+    own_server: Callable[[], Server],
+) -> None:
+    server = own_server()
+    server.start()
+    wire = await connect(server)
+    for number in range(20):
+        await wire.start(f"w{number}", input={"payloads": [payload("x" * 1000)]})
+    assert server.stop() == 0
+    file = data_file(server)
+    sound = file.read_bytes()
+    with sqlite3.connect(f"file:{file}?immutable=1", uri=True) as data:
+        pages = dict(data.execute("SELECT name, rootpage FROM sqlite_schema WHERE type = 'table'"))
+
+    def damage(table: str) -> None:
+        start = (pages[table] - 1) * PAGE
+        file.write_bytes(sound[:start] + bytes([0xA5]) * PAGE + sound[start + PAGE :])
+
+    damage("namespaces")
+    refused = await tidemill("engine", "--data-file", file, "--listen", "127.0.0.1:0")
+    assert refused.code == DAMAGED, refused.error
+    assert "malformed" in refused.error and "engine doctor" in refused.error
+
+    damage("history")
+    server.start()
+    async with plain.service(server.address) as service:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await service.GetWorkflowExecutionHistory(
+                GetWorkflowExecutionHistoryRequest(
+                    namespace="default", execution=WorkflowExecution(workflow_id="w3")
+                )
+            )
+    assert caught.value.code() == grpc.StatusCode.DATA_LOSS
+    assert "engine doctor" in (caught.value.details() or "")
 
 
 async def test_a_damaged_page_is_named(own_server: Callable[[], Server]) -> None:

@@ -93,9 +93,7 @@ impl Engine {
         let address = listener.local_addr().map_err(Failure::general)?;
 
         let (store, kept) = open(setup.data)?;
-        let server = Server::start(store, setup.config)
-            .await
-            .map_err(Failure::general)?;
+        let server = Server::start(store, setup.config).await?;
         let (draining, _) = watch::channel(false);
         let drain = || {
             let mut draining = draining.subscribe();

@@ -8,7 +8,7 @@ use tidemill_engine::{Error, Time};
 use tidemill_proto::maintenance as op;
 
 use crate::Server;
-use crate::core::{blocking, now};
+use crate::core::{blocking, now, read_failed};
 use crate::examine::{Serving, examine};
 use crate::matching::QueueSummary;
 
@@ -95,7 +95,7 @@ async fn read<T: Send + 'static>(
 ) -> Result<T, Error> {
     match blocking(call).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(Error::Unavailable(error.to_string())),
+        Ok(Err(error)) => Err(read_failed(error)),
         Err(error) => Err(Error::Internal(error.to_string())),
     }
 }

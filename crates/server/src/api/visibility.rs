@@ -2,6 +2,7 @@
 
 use prost::Message;
 use tidemill_engine::Error;
+use tidemill_engine::ids::format_uuid;
 use tidemill_engine::search_attribute;
 use tidemill_proto::api::common::v1::Payload;
 use tidemill_proto::api::enums::v1::WorkflowExecutionStatus;
@@ -16,11 +17,11 @@ use tidemill_proto::api::workflowservice::v1::{
     ScanWorkflowExecutionsResponse, list_closed_workflow_executions_request as closed,
     list_open_workflow_executions_request as open,
 };
-use tidemill_store::{AttributeValue, ExecutionPage};
+use tidemill_store::{AttributeValue, ExecutionPage, ListedExecution};
 
 use super::Call;
 use crate::Server;
-use crate::core::blocking;
+use crate::core::{blocking, read_failed};
 use crate::namespaces::Namespace;
 
 /// Runs in a page at most.
@@ -157,11 +158,11 @@ impl Server {
         let page: ExecutionPage = read
             .await
             .map_err(|e| Error::Internal(e.to_string()))?
-            .map_err(store_error)?;
+            .map_err(read_failed)?;
         let executions = page
             .executions
             .iter()
-            .map(|e| shown(&e.info, namespace))
+            .map(|listed| shown(listed, namespace))
             .collect::<Result<_, _>>()?;
         Ok((
             executions,
@@ -183,7 +184,7 @@ impl Server {
         let count = read
             .await
             .map_err(|e| Error::Internal(e.to_string()))?
-            .map_err(store_error)?;
+            .map_err(read_failed)?;
         Ok(CountWorkflowExecutionsResponse {
             count: count.total,
             groups: count
@@ -262,9 +263,14 @@ impl Filter {
 
 /// A stored description as lists show it: what only a closed run has is left out of open ones,
 /// and what the namespace does not know any more is left out.
-fn shown(info: &[u8], namespace: &Namespace) -> Result<WorkflowExecutionInfo, Error> {
-    let mut info = WorkflowExecutionInfo::decode(info)
-        .map_err(|e| Error::DataLoss(format!("a run's description cannot be decoded: {e}")))?;
+fn shown(listed: &ListedExecution, namespace: &Namespace) -> Result<WorkflowExecutionInfo, Error> {
+    let mut info = WorkflowExecutionInfo::decode(&*listed.info).map_err(|e| {
+        Error::DataLoss(format!(
+            "the description of workflow {:?}, run {}, cannot be decoded: {e}",
+            listed.workflow_id,
+            format_uuid(&listed.run_id)
+        ))
+    })?;
     if info.close_time.is_none() {
         info.history_length = 0;
         info.history_size_bytes = 0;
@@ -272,13 +278,4 @@ fn shown(info: &[u8], namespace: &Namespace) -> Result<WorkflowExecutionInfo, Er
     }
     info.search_attributes = search_attribute::typed(info.search_attributes.as_ref(), namespace);
     Ok(info)
-}
-
-fn store_error(error: tidemill_store::Error) -> Error {
-    match error {
-        tidemill_store::Error::InvalidFilter(_) | tidemill_store::Error::InvalidPageToken => {
-            Error::invalid(error.to_string())
-        }
-        other => Error::Unavailable(other.to_string()),
-    }
 }

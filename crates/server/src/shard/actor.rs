@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::cache::{Cache, TAIL_BYTES, Tail};
 use super::{Done, Target};
-use crate::core::{Core, identity, now, run_id, stopping};
+use crate::core::{Core, identity, now, read_failed, run_id, stopping};
 use crate::namespaces::Namespace;
 use crate::publish;
 
@@ -204,7 +204,7 @@ impl Actor {
                 .core
                 .store
                 .current_run(&namespace, &target.workflow_id)
-                .map_err(unavailable)?;
+                .map_err(read_failed)?;
             let Some(found) = found else { return Ok(None) };
             return Ok(self.load(found.run, true)?.then_some(found.run));
         };
@@ -218,7 +218,7 @@ impl Actor {
             .core
             .store
             .find_run(&namespace, &target.workflow_id, &run_id)
-            .map_err(unavailable)?;
+            .map_err(read_failed)?;
         let Some(found) = found else { return Ok(None) };
         Ok(self.load(found.run, false)?.then_some(found.run))
     }
@@ -239,7 +239,7 @@ impl Actor {
         {
             return Ok(false);
         }
-        let Some(stored) = self.core.store.load_run(no).map_err(unavailable)? else {
+        let Some(stored) = self.core.store.load_run(no).map_err(read_failed)? else {
             return Ok(false);
         };
         let (run, tail) = rebuild(stored)?;
@@ -543,10 +543,6 @@ fn not_found(target: &Target) -> Error {
             tidemill_engine::ids::format_uuid(&run_id)
         ),
     })
-}
-
-fn unavailable(error: tidemill_store::Error) -> Error {
-    Error::Unavailable(error.to_string())
 }
 
 /// A run and the first part of its history, from its records.

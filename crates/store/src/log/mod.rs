@@ -327,7 +327,8 @@ fn io_error(fault: io::Error) -> Error {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             ": free some disk space, commits go on as soon as there is some"
         }
-        _ => "",
+        ErrorKind::ReadOnlyFilesystem => ": mount the file system writable, commits go on then",
+        _ => ": see the system's log for the disk, commits go on when it works",
     };
     Error::Io(format!("log: {fault}{advice}"))
 }

@@ -16,6 +16,12 @@ impl From<rusqlite::Error> for Error {
                 ErrorCode::DiskFull => Error::Io(format!(
                     "{fault}: free some disk space, commits go on as soon as there is some"
                 )),
+                ErrorCode::ReadOnly => Error::Io(format!(
+                    "{fault}: mount the file system writable, commits go on then"
+                )),
+                ErrorCode::SystemIoFailure => Error::Io(format!(
+                    "{fault}: see the system's log for the disk, commits go on when it works"
+                )),
                 _ => Error::Io(fault.to_string()),
             },
             // A column that does not hold what this module writes into it.
