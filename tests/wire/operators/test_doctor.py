@@ -90,7 +90,7 @@ async def test_an_engine_does_not_serve_what_it_cannot_read(
                     namespace="default", execution=WorkflowExecution(workflow_id="w3")
                 )
             )
-    assert caught.value.code() == grpc.StatusCode.DATA_LOSS
+    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
     assert "engine doctor" in (caught.value.details() or "")
 
 
