@@ -18,6 +18,7 @@ use tidemill_proto::api::workflowservice::v1::*;
 use tidemill_proto::wkt;
 use tidemill_server::namespaces::{DEFAULT, Namespace, Registration};
 use tidemill_server::{Call, Config, Server};
+use tidemill_store::Committer;
 use tidemill_store::sqlite::{Durability, Options, SqliteStore};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -72,6 +73,21 @@ impl Rig {
         Self::over(store, open, folder, config).await
     }
 
+    /// Over a store in memory, and told of commits by a thread: that goes on while no task has its turn.
+    pub(crate) async fn told_by_a_thread() -> Self {
+        let folder = TempDir::new().expect("there is room for a folder");
+        let (store, open) = Faulty::new(SqliteStore::memory().expect("memory opens"));
+        let committer = Arc::new(Committer::start(store.clone()));
+        let server = Server::start_with(store.clone(), committer, config()).await;
+        Self::of(
+            server.expect("the server starts"),
+            store,
+            open,
+            folder,
+            config(),
+        )
+    }
+
     /// Over a data file, which can be opened again.
     pub(crate) async fn file() -> Self {
         let folder = TempDir::new().expect("there is room for a folder");
@@ -99,9 +115,23 @@ impl Rig {
         folder: TempDir,
         config: Config,
     ) -> Self {
-        let server = Server::start(store.clone(), config.clone())
-            .await
-            .expect("the server starts");
+        let server = Server::start(store.clone(), config.clone()).await;
+        Self::of(
+            server.expect("the server starts"),
+            store,
+            open,
+            folder,
+            config,
+        )
+    }
+
+    fn of(
+        server: Server,
+        store: Arc<Faulty>,
+        open: watch::Receiver<()>,
+        folder: TempDir,
+        config: Config,
+    ) -> Self {
         let namespace = server
             .namespaces()
             .by_name(DEFAULT)

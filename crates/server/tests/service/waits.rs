@@ -208,7 +208,7 @@ async fn turns(rig: &Rig) {
 /// is with the run.
 #[tokio::test]
 async fn a_query_that_meets_a_reload_leaves_nothing_behind() {
-    let rig = Rig::memory().await;
+    let rig = Rig::told_by_a_thread().await;
     rig.start("w").await;
     rig.store.hold();
     let mut lost = Box::pin(rig.server.start_workflow_execution(
