@@ -1,7 +1,7 @@
-//! Generates the services of Temporal's API from the descriptor set that the
-//! `temporalio-protos` crate exports. Messages stay that crate's: only clients are
-//! made here, so no `.proto` file is copied and no `protoc` is needed. Our own service for operators
-//! is generated whole, from `proto/`.
+//! Generates the list of RPCs of Temporal's API, and the client of the service that tools call, from
+//! the descriptor set that the `temporalio-protos` crate exports. Messages stay that crate's, so no
+//! `.proto` file is copied and no `protoc` is needed. Our own service for operators is generated
+//! whole, from `proto/`.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -16,6 +16,8 @@ const SERVICES: [&str; 3] = [
     "temporal.api.operatorservice.v1",
     OWN,
 ];
+/// The one of Temporal's that tools call.
+const CALLED: &str = SERVICES[0];
 const OWN: &str = "tidemill.operator.v1";
 const OWN_FILE: &str = "tidemill/operator/v1/maintenance.proto";
 
@@ -44,20 +46,19 @@ fn main() -> Result<(), Box<dyn error::Error>> {
         .build_transport(false)
         .build_server(false)
         .extern_path(".temporal.api", "::temporalio_protos::temporal::api")
-        .compile_fds(services_only(all))?;
+        .compile_fds(called_service(all))?;
     tonic_prost_build::configure()
         .build_transport(false)
         .compile_fds(own)?;
     Ok(())
 }
 
-/// The services without the messages beside them: those are reached by their extern path.
-fn services_only(all: FileDescriptorSet) -> FileDescriptorSet {
+/// The called service without the messages beside it: those are reached by their extern path.
+fn called_service(all: FileDescriptorSet) -> FileDescriptorSet {
     let file = all
         .file
         .into_iter()
-        .filter(|file| SERVICES.contains(&file.package()) && file.package() != OWN)
-        .filter(|file| !file.service.is_empty())
+        .filter(|file| file.package() == CALLED && !file.service.is_empty())
         .map(|file| FileDescriptorProto {
             message_type: Vec::new(),
             enum_type: Vec::new(),

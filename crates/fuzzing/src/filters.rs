@@ -61,25 +61,12 @@ fn run(number: i64) -> RunWrite {
         history_size_bytes: closed,
         execution_duration: closed,
         state_transition_count: closed,
-        parent_workflow_id: None,
-        parent_run_id: None,
-        root_workflow_id: None,
-        root_run_id: None,
-        info: Bytes::new(),
         attributes,
-        delete_after: None,
+        ..Execution::default()
     };
     RunWrite {
-        run: RunNo(number),
         execution: Some(Box::new(execution)),
-        copy_history: None,
-        history: Vec::new(),
-        state: Vec::new(),
-        due: None,
-        tasks_added: Vec::new(),
-        tasks_removed: Vec::new(),
-        outbox_added: Vec::new(),
-        outbox_removed: Vec::new(),
+        ..RunWrite::new(RunNo(number))
     }
 }
 

@@ -30,8 +30,6 @@ pub mod workflow_service {
 
 /// The service that operators use: search attributes, namespaces, clusters, Nexus endpoints.
 pub mod operator_service {
-    tonic::include_proto!("temporal.api.operatorservice.v1");
-    pub use operator_service_client::OperatorServiceClient;
     pub const SERVICE_NAME: &str = "temporal.api.operatorservice.v1.OperatorService";
 }
 

@@ -170,18 +170,7 @@ impl Work {
     }
 
     fn write(&self) -> RunWrite {
-        RunWrite {
-            run: RunNo(self.run),
-            execution: None,
-            copy_history: None,
-            history: Vec::new(),
-            state: Vec::new(),
-            due: None,
-            tasks_added: Vec::new(),
-            tasks_removed: Vec::new(),
-            outbox_added: Vec::new(),
-            outbox_removed: Vec::new(),
-        }
+        RunWrite::new(RunNo(self.run))
     }
 
     fn execution(&self, closed: bool) -> Box<Execution> {
@@ -202,13 +191,9 @@ impl Work {
             history_size_bytes: closed.then_some(2500),
             execution_duration: closed.then_some(1_000_000_000),
             state_transition_count: closed.then_some(10),
-            parent_workflow_id: None,
-            parent_run_id: None,
-            root_workflow_id: None,
-            root_run_id: None,
             info: Bytes::from(vec![7; 200]),
-            attributes: Vec::new(),
             delete_after: closed.then_some(start_time + 86_400_000_000_000),
+            ..Execution::default()
         })
     }
 

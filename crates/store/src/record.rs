@@ -57,6 +57,24 @@ pub struct RunWrite {
     pub outbox_removed: Vec<i64>,
 }
 
+impl RunWrite {
+    /// No write of this run yet.
+    pub fn new(run: RunNo) -> Self {
+        Self {
+            run,
+            execution: None,
+            copy_history: None,
+            history: Vec::new(),
+            state: Vec::new(),
+            due: None,
+            tasks_added: Vec::new(),
+            tasks_removed: Vec::new(),
+            outbox_added: Vec::new(),
+            outbox_removed: Vec::new(),
+        }
+    }
+}
+
 /// Events `first_event_id..=last_event_id`, encoded by the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryBatch {
@@ -128,7 +146,7 @@ pub struct OutboxRow {
 
 /// The visible face of a run: one row of the executions table. Written when the run starts,
 /// when its memo or search attributes change, and when it closes.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Execution {
     pub namespace: NamespaceId,
     pub workflow_id: Arc<str>,

@@ -181,20 +181,12 @@ impl Store for Faulty {
 /// A commit that writes one state row of run 1.
 fn row(id: i64) -> Commit {
     let write = RunWrite {
-        run: RunNo(1),
-        execution: None,
-        copy_history: None,
-        history: Vec::new(),
         state: vec![StateRow {
             kind: 0,
             id,
             value: Some(Bytes::from_static(b"x")),
         }],
-        due: None,
-        tasks_added: Vec::new(),
-        tasks_removed: Vec::new(),
-        outbox_added: Vec::new(),
-        outbox_removed: Vec::new(),
+        ..RunWrite::new(RunNo(1))
     };
     Commit {
         runs: vec![write],
@@ -221,18 +213,7 @@ fn create(store: &Faulty) {
         status: 1,
         start_time: 0,
         execution_time: 0,
-        close_time: None,
-        history_length: None,
-        history_size_bytes: None,
-        execution_duration: None,
-        state_transition_count: None,
-        parent_workflow_id: None,
-        parent_run_id: None,
-        root_workflow_id: None,
-        root_run_id: None,
-        info: Bytes::new(),
-        attributes: Vec::new(),
-        delete_after: None,
+        ..Execution::default()
     }));
     store.inner.apply(&[&commit]).unwrap();
 }

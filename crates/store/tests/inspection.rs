@@ -26,34 +26,16 @@ fn run(run: i64, first_event_id: i64, bytes: usize) -> Commit {
         status: 1,
         start_time: run,
         execution_time: run,
-        close_time: None,
-        history_length: None,
-        history_size_bytes: None,
-        execution_duration: None,
-        state_transition_count: None,
-        parent_workflow_id: None,
-        parent_run_id: None,
-        root_workflow_id: None,
-        root_run_id: None,
-        info: Bytes::new(),
-        attributes: Vec::new(),
-        delete_after: None,
+        ..Execution::default()
     };
     let write = RunWrite {
-        run: RunNo(run),
         execution: Some(Box::new(execution)),
-        copy_history: None,
         history: vec![HistoryBatch {
             first_event_id,
             last_event_id: first_event_id,
             bytes: Bytes::from(vec![7; bytes]),
         }],
-        state: Vec::new(),
-        due: None,
-        tasks_added: Vec::new(),
-        tasks_removed: Vec::new(),
-        outbox_added: Vec::new(),
-        outbox_removed: Vec::new(),
+        ..RunWrite::new(RunNo(run))
     };
     let namespace = NamespaceWrite {
         id: SPACE,

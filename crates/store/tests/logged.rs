@@ -45,34 +45,17 @@ fn run(number: i64, size: usize) -> RunWrite {
         status: 1,
         start_time: number,
         execution_time: number,
-        close_time: None,
-        history_length: None,
-        history_size_bytes: None,
-        execution_duration: None,
-        state_transition_count: None,
-        parent_workflow_id: None,
-        parent_run_id: None,
-        root_workflow_id: None,
-        root_run_id: None,
         info: Bytes::from(vec![number as u8; size]),
-        attributes: Vec::new(),
-        delete_after: None,
+        ..Execution::default()
     };
     RunWrite {
-        run: RunNo(number),
         execution: Some(Box::new(execution)),
-        copy_history: None,
         history: vec![HistoryBatch {
             first_event_id: 1,
             last_event_id: 1,
             bytes: Bytes::from_static(b"started"),
         }],
-        state: Vec::new(),
-        due: None,
-        tasks_added: Vec::new(),
-        tasks_removed: Vec::new(),
-        outbox_added: Vec::new(),
-        outbox_removed: Vec::new(),
+        ..RunWrite::new(RunNo(number))
     }
 }
 

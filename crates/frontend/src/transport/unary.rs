@@ -107,7 +107,7 @@ async fn unframe(mut body: Incoming, limit: usize) -> Result<(bool, Bytes), Stat
         return Err(Status::internal(text));
     }
     if length > limit {
-        return Err(too_long(&length, limit));
+        return Err(too_long(length, limit));
     }
     if read.len() < length {
         let mut whole = BytesMut::with_capacity(length);
@@ -154,7 +154,7 @@ fn cut_short() -> Status {
 
 /// The answer to a message that is too large. Clients know it by its text: with any other they
 /// send the same message again, for ever (engine contract 12.3).
-fn too_long(length: &usize, limit: usize) -> Status {
+fn too_long(length: usize, limit: usize) -> Status {
     let text = format!("grpc: received message larger than max ({length} vs. {limit})");
     Status::resource_exhausted(text)
 }

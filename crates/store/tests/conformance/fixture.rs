@@ -21,18 +21,8 @@ pub(crate) fn execution(run: i64) -> Execution {
         status: 1,
         start_time: run.saturating_mul(1_000),
         execution_time: run.saturating_mul(1_000),
-        close_time: None,
-        history_length: None,
-        history_size_bytes: None,
-        execution_duration: None,
-        state_transition_count: None,
-        parent_workflow_id: None,
-        parent_run_id: None,
-        root_workflow_id: None,
-        root_run_id: None,
         info: Bytes::from(format!("info of {run}")),
-        attributes: Vec::new(),
-        delete_after: None,
+        ..Execution::default()
     }
 }
 
@@ -111,18 +101,7 @@ pub(crate) fn task(run: i64, key: TaskKey) -> TaskRow {
 
 /// No write of a run yet; tests fill in what they are about.
 pub(crate) fn write(run: i64) -> RunWrite {
-    RunWrite {
-        run: RunNo(run),
-        execution: None,
-        copy_history: None,
-        history: Vec::new(),
-        state: Vec::new(),
-        due: None,
-        tasks_added: Vec::new(),
-        tasks_removed: Vec::new(),
-        outbox_added: Vec::new(),
-        outbox_removed: Vec::new(),
-    }
+    RunWrite::new(RunNo(run))
 }
 
 /// The first write of a run: its execution and one history batch.

@@ -49,18 +49,13 @@ fn execution(run: i64, random: &mut Random) -> Execution {
         execution_time: run,
         close_time: closed,
         history_length: closed,
-        history_size_bytes: None,
-        execution_duration: None,
-        state_transition_count: None,
         parent_workflow_id: random.one_in(5).then(|| "parent".into()),
-        parent_run_id: None,
-        root_workflow_id: None,
-        root_run_id: None,
         info: bytes(random),
         attributes: (0..random.below(3))
             .map(|n| (format!("A{n}"), AttributeValue::Int(random.below(4) as i64)))
             .collect(),
         delete_after: closed,
+        ..Execution::default()
     }
 }
 
@@ -94,22 +89,16 @@ impl Workload {
     fn write(&mut self, run: &mut Known, first: bool, random: &mut Random) -> RunWrite {
         let event = self.number();
         let mut write = RunWrite {
-            run: RunNo(run.run),
             execution: (first || random.one_in(6)).then(|| Box::new(execution(run.run, random))),
-            copy_history: None,
             history: vec![HistoryBatch {
                 first_event_id: event,
                 last_event_id: event,
                 bytes: bytes(random),
             }],
-            state: Vec::new(),
             due: random
                 .one_in(2)
                 .then(|| random.one_in(2).then_some(random.below(1_000) as i64)),
-            tasks_added: Vec::new(),
-            tasks_removed: Vec::new(),
-            outbox_added: Vec::new(),
-            outbox_removed: Vec::new(),
+            ..RunWrite::new(RunNo(run.run))
         };
         for _ in 0..random.below(3) {
             write.state.push(StateRow {
