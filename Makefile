@@ -37,8 +37,9 @@ demo-engine: build $(VENV)/.ready ## Run a workflow, kill -9 the engine in the m
 
 test: build unit wire pipelines pipelines-apart python crash-short $(DISK) ## Everything that has to pass: Rust, real SDKs over the wire, the Python package, crashes
 
+# No documentation has code to run: rustdoc would read every crate for nothing.
 unit: $(VENV)/.ready $(OIP_VENV)/.ready $(MODEL)/.ready ## The Rust tests, the official Rust SDK's among them
-	$(CARGO) test --release --locked --workspace
+	$(CARGO) test --release --locked --workspace --tests
 
 wire: build $(VENV)/.ready ## The official Python SDK and raw protocol calls against the binary
 	$(VENV)/bin/pytest -q tests/wire $(ARGS)
@@ -46,9 +47,9 @@ wire: build $(VENV)/.ready ## The official Python SDK and raw protocol calls aga
 pipelines: build $(VENV)/.python ## The examples and the commands from end to end, kill -9 included
 	$(VENV)/bin/pytest -q -p no:xdist tests/pipelines $(ARGS)
 
-# The same tests with engine and worker as processes apart; TIDEMILL_TEST_ENGINE=HOST:PORT runs `pipelines`
+# Those to which it makes a difference, with engine and worker as processes apart; TIDEMILL_TEST_ENGINE=HOST:PORT runs `pipelines`
 # against an engine that runs already, Tidemill's or a Temporal server.
-pipelines-apart: build $(VENV)/.python ## The same with engine and worker apart
+pipelines-apart: build $(VENV)/.python ## Those of it that differ with engine and worker apart
 	$(VENV)/bin/pytest -q -p no:xdist tests/pipelines --mode apart $(ARGS)
 
 pipelines-full: build $(VENV)/.python ## 20 kills, 100,000 items, 10,000 waiting runs, 142,000 items under a limit

@@ -3,7 +3,8 @@
 The same tests run in three ways:
 
 - `--mode together`, the default: one process, `tidemill up`.
-- `--mode apart`: `tidemill engine` and `tidemill worker`, which tests may kill one by one.
+- `--mode apart`: `tidemill engine` and `tidemill worker`, which tests may kill one by one. Left out
+  are tests to which that makes no difference, unless `--full` asks for all.
 - `TIDEMILL_TEST_ENGINE=HOST:PORT`: an engine that already runs, Tidemill's or a Temporal server;
   only the worker is ours. Each test has a namespace of its own there. Tests that have to kill the
   engine are deselected.
@@ -53,14 +54,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "kills_engine: the engine has to be ours to kill")
     config.addinivalue_line("markers", "apart: engine and worker are processes apart in any mode")
+    config.addinivalue_line("markers", "once: the same in all modes, left out with --mode apart")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if ENGINE is None:
-        return
-    foreign = [item for item in items if item.get_closest_marker("kills_engine")]
-    config.hook.pytest_deselected(items=foreign)
-    items[:] = [item for item in items if item not in foreign]
+    def leave_out(*markers: str) -> None:
+        left = [item for item in items if any(map(item.get_closest_marker, markers))]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
+
+    if ENGINE is not None:
+        leave_out("kills_engine")
+    elif config.getoption("mode") == "apart" and not config.getoption("full"):
+        # The default mode has run them.
+        leave_out("apart", "once")
 
 
 def pytest_report_header(config: pytest.Config) -> str:

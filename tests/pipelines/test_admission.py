@@ -9,8 +9,12 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from conftest import Up, eventually, free_port
 from test_queues import results, shown, start
+
+pytestmark = pytest.mark.once
 
 TOUCHES = """
 name: touches

@@ -7,8 +7,12 @@ import asyncio
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 
+import pytest
+
 from conftest import Up, eventually
 from engine_client import connect
+
+pytestmark = pytest.mark.once
 
 LARGE = """
 name: large

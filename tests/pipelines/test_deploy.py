@@ -15,6 +15,8 @@ import yaml
 from conftest import BINARY, REPOSITORY, Up, eventually, free_port
 from test_queues import place, process
 
+pytestmark = pytest.mark.once
+
 MANIFESTS = sorted((REPOSITORY / "deploy").rglob("*.yaml"))
 
 

@@ -14,6 +14,8 @@ import yaml
 
 from conftest import BINARY, EXAMPLES, REPOSITORY, Up, eventually
 
+pytestmark = pytest.mark.once
+
 ASKS = """
 name: asks
 stages:

@@ -10,8 +10,12 @@ from typing import Any
 
 
 from artifact_folder import collection
+import pytest
+
 from conftest import EXAMPLES, Up, chunks, eventually
 from fake_openai import Refused, Server, serving, vector
+
+pytestmark = pytest.mark.once
 
 INGEST = """
 name: ingest

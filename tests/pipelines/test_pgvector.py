@@ -14,6 +14,8 @@ import pytest
 
 from conftest import EXAMPLES, REPOSITORY, Up, chunks, eventually
 
+pytestmark = pytest.mark.once
+
 SERVER = REPOSITORY / "tests/servers/postgres.py"
 STAGES = """
 stages:

@@ -14,8 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from conftest import BINARY, PATIENCE, Up, eventually, free_port
 from engine_client import connect, for_all
+
+pytestmark = pytest.mark.once
 
 SLEEPS = """
 name: sleeps

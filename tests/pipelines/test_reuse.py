@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import tiny_model
+import pytest
+
 from conftest import Up, eventually
 from fake_openai import serving
 from history import events, tasks
+
+pytestmark = pytest.mark.once
 
 THRESHOLD = 64 * 1024
 """Bytes of JSON above which a value is kept as an artifact."""

@@ -10,6 +10,8 @@ import pytest
 from conftest import Up, eventually
 from history import tasks
 
+pytestmark = pytest.mark.once
+
 
 def written(up: Up, text: str, name: str = "pipeline.yaml") -> Path:
     """A pipeline file; `FOLDER` in it is the test's folder."""

@@ -13,6 +13,8 @@ import pytest
 
 from conftest import REPOSITORY, Up, chunks, eventually
 
+pytestmark = pytest.mark.once
+
 SERVER = REPOSITORY / "tests/servers/s3.py"
 BUCKET = "tidemill"
 INDEX = """

@@ -21,6 +21,8 @@ import pytest
 from artifact_folder import collection
 from conftest import EXAMPLES, REPOSITORY, Up, eventually
 
+pytestmark = pytest.mark.once
+
 EXAMPLE = EXAMPLES / "rust-stage"
 WORDS = Path(os.environ.get("TIDEMILL_WORDS_BIN", REPOSITORY / "target/release/words"))
 """The example's worker, which the workspace builds."""

@@ -21,6 +21,8 @@ const FULL: usize = 1_000_000;
 /// What the others are compared with.
 const FEW: usize = 1_000;
 const TYPES: usize = 10;
+/// Open runs that the signals go to.
+const OPEN: usize = 100;
 
 #[derive(clap::Args, Clone)]
 pub(crate) struct Options {
@@ -52,22 +54,18 @@ pub(crate) async fn run(target: &Target, options: &Options) -> Result<Outcome> {
     let session = target.open(2 * concurrency).await?;
     println!("{}: {FEW} closed runs, then {runs}", session.address);
     let prefix = load_prefix("closed");
-    // An open run for each signal's lane; the same at both sizes.
     let mut open = Lane::new(
         &session.channels[0],
         &session.namespace,
         format!("{prefix}-open"),
     );
-    let idle = format!("{prefix}-idle");
-    let (_, task) = open.begin(&idle, "idle").await?;
-    open.complete(&task, Vec::new(), false, false).await?;
 
     close(&session, &prefix, 0..FEW, concurrency).await?;
-    let mut few = signal(&session, &mut open, &idle, signals).await?;
+    let mut few = signal(&session, &mut open, &format!("{prefix}-few"), signals).await?;
     let begin = Instant::now();
     close(&session, &prefix, FEW..runs, concurrency).await?;
     let closed_per_s = (runs - FEW) as f64 / begin.elapsed().as_secs_f64();
-    let mut many = signal(&session, &mut open, &idle, signals).await?;
+    let mut many = signal(&session, &mut open, &format!("{prefix}-many"), signals).await?;
 
     let mut client = load::client(&session.channels[0]);
     let (mut listed, mut counted) = (Vec::new(), Vec::new());
@@ -201,11 +199,18 @@ struct Signals {
     cpu_us: Option<f64>,
 }
 
-async fn signal(session: &Session, lane: &mut Lane, id: &str, count: usize) -> Result<Signals> {
+/// Signals to runs of their own in turn: a task brings the whole history of its run, which is as long at
+/// both sizes.
+async fn signal(session: &Session, lane: &mut Lane, prefix: &str, count: usize) -> Result<Signals> {
+    let runs: Vec<String> = (0..OPEN).map(|n| format!("{prefix}-{n}")).collect();
+    for run in &runs {
+        let (_, task) = lane.begin(run, "idle").await?;
+        lane.complete(&task, Vec::new(), false, false).await?;
+    }
     let before = session.probe.cpu_us();
     let mut took = Vec::with_capacity(count);
-    for _ in 0..count {
-        took.push(lane.dispatch(id).await?);
+    for run in runs.iter().cycle().take(count) {
+        took.push(lane.dispatch(run).await?);
     }
     let used = session.probe.cpu_us().zip(before);
     let cpu_us = used.map(|(after, before)| (after - before) / count as f64);
