@@ -34,7 +34,15 @@ struct Args {
     target: Target,
     #[command(flatten)]
     engine: engine::Options,
+    /// Threads that play clients and workers; they take their share of the same cores as the server's.
+    #[arg(long, global = true, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    threads: u16,
 }
+
+// A driver gives back what it allocates at once, and in the thread that did: most of what it costs
+// beside the protocol would be glibc's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Subcommand)]
 enum Part {
@@ -56,9 +64,19 @@ enum Part {
     },
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
+fn main() -> Result<()> {
     let args = Args::parse();
+    let mut runtime = match args.threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    if args.threads > 1 {
+        runtime.worker_threads(args.threads.into());
+    }
+    runtime.enable_all().build()?.block_on(measure(args))
+}
+
+async fn measure(args: Args) -> Result<()> {
     let target = &args.target;
     let outcome = match &args.part {
         None => engine::run(target, &args.engine).await?,

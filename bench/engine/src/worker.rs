@@ -113,9 +113,10 @@ async fn poll_workflow_tasks(context: Shared, queue: TaskQueue) {
         request.set_timeout(LONG_POLL);
         match client.poll_workflow_task_queue(request).await {
             Ok(answer) => {
-                let task = answer.into_inner();
+                // The message is large, and a task that is spawned is moved some times.
+                let task = Box::new(answer.into_inner());
                 if !task.task_token.is_empty() {
-                    context.spawn(work_on_workflow(context.clone(), task));
+                    context.spawn(Box::pin(work_on_workflow(context.clone(), task)));
                 }
             }
             Err(status) => {
@@ -139,9 +140,9 @@ async fn poll_activities(context: Shared) {
         request.set_timeout(LONG_POLL);
         match client.poll_activity_task_queue(request).await {
             Ok(answer) => {
-                let task = answer.into_inner();
+                let task = Box::new(answer.into_inner());
                 if !task.task_token.is_empty() {
-                    context.spawn(work_on_activity(context.clone(), task));
+                    context.spawn(Box::pin(work_on_activity(context.clone(), task)));
                 }
             }
             Err(status) => {
@@ -154,7 +155,7 @@ async fn poll_activities(context: Shared) {
 }
 
 /// Answers a workflow task, and the tasks that come back with the answers, until none does.
-async fn work_on_workflow(context: Shared, task: PollWorkflowTaskQueueResponse) -> Result<()> {
+async fn work_on_workflow(context: Shared, task: Box<PollWorkflowTaskQueueResponse>) -> Result<()> {
     let mut client = load::client(&context.channel);
     let mut next = Some(task);
     while let Some(task) = next {
@@ -183,7 +184,8 @@ async fn work_on_workflow(context: Shared, task: PollWorkflowTaskQueueResponse) 
             .into_inner();
         next = answer
             .workflow_task
-            .filter(|task| !task.task_token.is_empty());
+            .filter(|task| !task.task_token.is_empty())
+            .map(Box::new);
     }
     Ok(())
 }
@@ -255,7 +257,7 @@ fn next_command(job: &Job, completed: usize) -> Command {
     }
 }
 
-async fn work_on_activity(context: Shared, task: PollActivityTaskQueueResponse) -> Result<()> {
+async fn work_on_activity(context: Shared, task: Box<PollActivityTaskQueueResponse>) -> Result<()> {
     let request = RespondActivityTaskCompletedRequest {
         namespace: context.job.namespace.clone(),
         task_token: task.task_token,

@@ -26,10 +26,8 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 
-from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.worker import Worker
 
@@ -37,22 +35,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from measured import BINARY, Process, free_port  # noqa: E402
-
-
-@activity.defn
-async def step(number: int) -> int:
-    return number + 1
-
-
-@workflow.defn
-class ThreeSteps:
-    @workflow.run
-    async def run(self, number: int) -> int:
-        for _ in range(3):
-            number = await workflow.execute_activity(
-                step, number, start_to_close_timeout=timedelta(minutes=1)
-            )
-        return number
+from steps import ThreeSteps, step  # noqa: E402
 
 
 @dataclass
