@@ -40,11 +40,11 @@ pub type LogId = [u8; 16];
 /// The size of segments. The first one is smaller, for an engine that has little to do.
 const SEGMENT_BYTES: u64 = if cfg!(test) { 64 << 10 } else { 4 << 20 };
 const FIRST_SEGMENT_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 256 << 10 };
-/// Files that are kept for use again, if they are not much larger.
-const SPARES_MAX: usize = 2;
-const SPARE_BYTES_MAX: u64 = 2 * SEGMENT_BYTES;
+/// Files are kept for use again up to this size in all. What large values need comes free all at once,
+/// and a file that is made anew is written twice.
+const SPARES_BYTES: u64 = 16 * SEGMENT_BYTES;
 /// Zeros are written in pieces of this.
-const ZEROS: usize = 16 << 10;
+const ZEROS: usize = if cfg!(test) { 16 << 10 } else { 128 << 10 };
 /// What a large frame leaves of the buffer.
 const BUFFER_BYTES: usize = 8 << 20;
 /// With more, whoever should take over what the log holds has been failing for long.
@@ -175,9 +175,8 @@ impl Log {
                 let Some(Sealed { spare, .. }) = state.sealed.pop_front() else {
                     break;
                 };
-                if state.spares.len() < SPARES_MAX
-                    && (SEGMENT_BYTES..=SPARE_BYTES_MAX).contains(&spare.bytes)
-                {
+                let kept: u64 = state.spares.iter().map(|spare| spare.bytes).sum();
+                if spare.bytes >= SEGMENT_BYTES && kept + spare.bytes <= SPARES_BYTES {
                     state.spares.push(spare);
                 } else {
                     removed.push(spare.file);
@@ -234,8 +233,9 @@ impl Log {
     /// write down each time that they hold data now.
     fn create_file(&self, file: u64, bytes: u64) -> io::Result<Spare> {
         let made = self.disk.create(file).and_then(|handle| {
+            let zeros = vec![0; ZEROS];
             for at in (0..bytes).step_by(ZEROS) {
-                handle.write(&[0; ZEROS], at)?;
+                handle.write(&zeros, at)?;
             }
             self.sync(&*handle)?;
             self.syncs.fetch_add(1, Ordering::Relaxed);
@@ -263,8 +263,11 @@ impl Log {
                 "the log is full: what it holds cannot be written into the data file".into(),
             ));
         }
-        let spare = match state.spares.pop() {
-            Some(spare) => spare,
+        // The first that has room; a frame that none has room for makes one larger.
+        let fits = |spare: &Spare| FIRST + size <= spare.bytes;
+        let found = state.spares.iter().position(fits);
+        let spare = match found.or(state.spares.len().checked_sub(1)) {
+            Some(index) => state.spares.swap_remove(index),
             None => {
                 state.next_file += 1;
                 // Zeros in advance gain nothing for one large frame.

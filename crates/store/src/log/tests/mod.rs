@@ -96,6 +96,28 @@ fn released_segments_are_used_again() {
 }
 
 #[test]
+fn segments_of_large_frames_are_used_again_when_they_come_free_all_at_once() {
+    let disk = SimDisk::default();
+    let log = Log::create(Arc::new(disk.clone()), ID, 1).unwrap();
+    let round = || {
+        for _ in 0..6 {
+            // Random, so that it does not become small.
+            let mut random = Random(log.last_lsn());
+            let large: Vec<u8> = (0..SEGMENT_BYTES).map(|_| random.draw() as u8).collect();
+            log.append(&large).unwrap();
+            log.prepare();
+        }
+        log.release(log.last_lsn());
+        disk.list().unwrap().into_iter().max()
+    };
+    round();
+    let newest = round();
+    for _ in 0..10 {
+        assert_eq!(round(), newest, "a file was made anew");
+    }
+}
+
+#[test]
 fn what_is_released_is_asked_for_in_vain() {
     let disk = SimDisk::default();
     let log = Log::create(Arc::new(disk.clone()), ID, 1).unwrap();
