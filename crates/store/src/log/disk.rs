@@ -117,8 +117,8 @@ const DIRECT: i32 = libc::O_DIRECT;
 #[cfg(not(target_os = "linux"))]
 const DIRECT: i32 = 0;
 
-/// What the system asks of a direct write's memory.
-const MEMORY_ALIGN: usize = 4096;
+/// What the system asks of a direct write's memory; what lies otherwise is copied.
+pub const MEMORY_ALIGN: usize = 4096;
 
 struct OsFile {
     plain: File,
@@ -141,6 +141,9 @@ impl Direct {
     fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         /// What a large write leaves of the buffer.
         const KEPT: usize = 256 << 10;
+        if bytes.as_ptr().align_offset(MEMORY_ALIGN) == 0 {
+            return self.file.write_all_at(bytes, offset);
+        }
         let buffer = &mut *self.buffer.lock();
         if buffer.len() < bytes.len() + MEMORY_ALIGN {
             *buffer = vec![0; bytes.len() + MEMORY_ALIGN];

@@ -9,10 +9,12 @@
 //! frame. It also covers the checksum of the frame before: frames form a chain. A plain length of 0
 //! says that the payload is not compressed.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::LogId;
-use super::disk::BLOCK;
+use super::disk::{BLOCK, MEMORY_ALIGN};
 use crate::Error;
 
 pub(super) const HEADER: usize = 32;
@@ -38,44 +40,55 @@ pub(super) struct Frame {
     stored: Bytes,
 }
 
-/// Puts a frame into `out`, in place of what is there; returns its checksum. `None` for a payload
-/// that is too large for the format.
+/// Puts a frame into `out`, in place of what is there; returns its checksum, and where in `out` it
+/// lies: so that a direct write can take it from there. `None` for a payload that is too large for
+/// the format.
 pub(super) fn encode(
     id: &LogId,
     lsn: u64,
     previous: u32,
     payload: &[u8],
     out: &mut Vec<u8>,
-) -> Option<u32> {
+) -> Option<(u32, Range<usize>)> {
+    let compress = (COMPRESS_MIN..=COMPRESS_MAX).contains(&payload.len());
+    let most = match compress {
+        true => lz4_flex::block::get_maximum_output_size(payload.len()),
+        false => payload.len(),
+    };
     out.clear();
-    out.resize(HEADER, 0);
+    // With all the room from the beginning, the bytes stay where they are.
+    out.reserve(MEMORY_ALIGN + HEADER + most + ALIGN);
+    let start = out.as_ptr().align_offset(MEMORY_ALIGN);
+    let body = start + HEADER;
+    out.resize(body, 0);
     let mut plain = 0;
-    if (COMPRESS_MIN..=COMPRESS_MAX).contains(&payload.len()) {
-        let most = lz4_flex::block::get_maximum_output_size(payload.len());
-        out.resize(HEADER + most, 0);
+    if compress {
+        out.resize(body + most, 0);
         // It cannot fail with that much room.
-        if let Ok(len) = lz4_flex::block::compress_into(payload, &mut out[HEADER..])
+        if let Ok(len) = lz4_flex::block::compress_into(payload, &mut out[body..])
             && len < payload.len()
         {
-            out.truncate(HEADER + len);
+            out.truncate(body + len);
             plain = payload.len();
         } else {
-            out.truncate(HEADER);
+            out.truncate(body);
         }
     }
     if plain == 0 {
         out.extend_from_slice(payload);
     }
-    let stored = u32::try_from(out.len() - HEADER).ok()?;
-    out[0..4].copy_from_slice(&MAGIC.to_le_bytes());
-    out[4..8].copy_from_slice(&stored.to_le_bytes());
-    out[8..16].copy_from_slice(&lsn.to_le_bytes());
-    out[16..20].copy_from_slice(&previous.to_le_bytes());
-    out[20..24].copy_from_slice(&u32::try_from(plain).ok()?.to_le_bytes());
-    let crc = checksum(id, out);
-    out[28..32].copy_from_slice(&crc.to_le_bytes());
-    out.resize(out.len().next_multiple_of(ALIGN), 0);
-    Some(crc)
+    let stored = u32::try_from(out.len() - body).ok()?;
+    let frame = &mut out[start..];
+    frame[0..4].copy_from_slice(&MAGIC.to_le_bytes());
+    frame[4..8].copy_from_slice(&stored.to_le_bytes());
+    frame[8..16].copy_from_slice(&lsn.to_le_bytes());
+    frame[16..20].copy_from_slice(&previous.to_le_bytes());
+    frame[20..24].copy_from_slice(&u32::try_from(plain).ok()?.to_le_bytes());
+    let crc = checksum(id, frame);
+    frame[28..32].copy_from_slice(&crc.to_le_bytes());
+    let size = frame.len().next_multiple_of(ALIGN);
+    out.resize(start + size, 0);
+    Some((crc, start..start + size))
 }
 
 /// Header and stored payload, without padding.

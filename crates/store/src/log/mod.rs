@@ -126,9 +126,9 @@ impl Log {
     pub fn append(&self, payload: &[u8]) -> Result<u64, Error> {
         let state = &mut *self.state.lock();
         let lsn = state.next_lsn;
-        let crc = frame::encode(&self.id, lsn, state.chain, payload, &mut state.buffer)
+        let (crc, frame) = frame::encode(&self.id, lsn, state.chain, payload, &mut state.buffer)
             .ok_or_else(|| Error::Io("a commit is larger than 4 GiB".into()))?;
-        let size = state.buffer.len() as u64;
+        let size = frame.len() as u64;
         // A frame that no segment has room for makes an empty one larger.
         if !state
             .current
@@ -142,7 +142,7 @@ impl Log {
         };
         let file = &open.spare.handle;
         if let Err(fault) = file
-            .write(&state.buffer, open.end)
+            .write(&state.buffer[frame], open.end)
             .and_then(|()| self.sync(&**file))
         {
             // If the process ends before the next segment is there, this frame had better not be found.

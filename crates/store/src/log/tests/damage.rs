@@ -78,9 +78,10 @@ fn a_lost_segment_is_noticed() {
 /// What a user stores must not be taken for the log's own.
 #[test]
 fn a_payload_that_looks_like_a_frame_is_none() {
-    let mut forged = Vec::new();
+    let mut buffer = Vec::new();
     // Another log's id: ours is random, and nobody outside knows it.
-    frame::encode(&[8; 16], 50, 0, b"forged", &mut forged).unwrap();
+    let (_, at) = frame::encode(&[8; 16], 50, 0, b"forged", &mut buffer).unwrap();
+    let forged = &buffer[at];
     let disk = SimDisk::default();
     let log = Log::create(Arc::new(disk.clone()), ID, 1).unwrap();
     log.append(b"first").unwrap();
