@@ -39,10 +39,10 @@ struct Args {
     threads: u16,
 }
 
-// A driver gives back what it allocates at once, and in the thread that did: most of what it costs
-// beside the protocol would be glibc's allocator.
+/// As the binary that is measured.
+#[cfg(target_os = "linux")]
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[derive(Subcommand)]
 enum Part {
