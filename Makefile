@@ -74,7 +74,7 @@ sim: ## The engine in a simulated world, seed after seed until stopped; ARGS="--
 crash-long: build $(VENV)/.ready ## 1,000 kills of the engine in ten rounds, into backups too; some 25 minutes
 	$(VENV)/bin/python tests/crash/crash.py --kills 1000 $(ARGS)
 
-disk: build $(VENV)/.ready ## Ten power cuts, and a disk that is full, read-only or broken for a while
+disk: build $(VENV)/.ready ## Ten power cuts, a disk that is full, read-only or broken for a while, and changed bytes
 	$(VENV)/bin/pytest -q -p no:xdist tests/disk
 	$(VENV)/bin/pytest -q -p no:xdist tests/soak
 
@@ -82,8 +82,7 @@ disk: build $(VENV)/.ready ## Ten power cuts, and a disk that is full, read-only
 power: build $(VENV)/.ready ## 300 power cuts of an engine under load; ARGS="--cuts 1000 --seconds 60"
 	PYTHONPATH=tests/crash:tests/wire $(VENV)/bin/python tests/disk/power.py --cuts 300 --seconds 30 $(ARGS)
 
-# Says what is noticed of a changed byte, and fails for nothing.
-damage: build $(VENV)/.ready ## Flips bytes in data files and logs: who notices, and when? ARGS="--flips 1000"
+damage: build $(VENV)/.ready ## Flips bytes in data files and logs: none may be served; who notices, and when? ARGS="--flips 1000"
 	PYTHONPATH=tests/crash:tests/wire $(VENV)/bin/python tests/disk/damage.py --flips 400 $(ARGS)
 
 soak: build $(VENV)/.ready ## Constant load with retention on, SECONDS=1800: memory, file and latency stay

@@ -4,6 +4,7 @@
 
 For each flip: doctor looks at the file, and an engine is started on it and asked for everything that
 it holds. What it answers is compared with what the undamaged file answers. The last line is one JSON object.
+Ends with 1 if a wrong answer was served.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def _free_pages(data: bytes, size: int) -> set[int]:
     return free
 
 
-async def make(folder: Path, *, stop: bool) -> Engine:
+async def make(folder: Path, *, stop: bool, workflows: int = WORKFLOWS) -> Engine:
     """A data file with runs open and closed, large values and free pages."""
     folder.mkdir()
     engine = Engine(folder)
@@ -139,7 +140,7 @@ async def make(folder: Path, *, stop: bool) -> Engine:
     wire, book = await wire_to(engine, quiet()), Book()
     lanes = [Lane(wire, book, random.Random(n), f"lane-{n}") for n in range(LANES)]
     running = [asyncio.create_task(lane.run()) for lane in lanes]
-    await book.reaches(done=WORKFLOWS)
+    await book.reaches(done=workflows)
     for lane in running:
         lane.cancel()
     await asyncio.gather(*running, return_exceptions=True)
@@ -232,37 +233,65 @@ def verdict(before: Picture, after: Picture | None, error: str) -> tuple[str, st
     return "same answers", ""
 
 
-async def run(flips: int, seed: int, folder: Path) -> None:
+@dataclass(frozen=True)
+class Met:
+    """What comes of one changed byte."""
+
+    verdict: str
+    example: str
+    doctor: int
+    """How doctor ends."""
+
+
+class Sound:
+    """A data file at rest, and what an engine answers that has it."""
+
+    def __init__(self, data_file: Path, before: Picture) -> None:
+        self.data_file = data_file
+        self._data = data_file.read_bytes()
+        self._before = before
+
+    @classmethod
+    async def of(cls, data_file: Path, folder: Path) -> Sound:
+        place = folder / "reference"
+        place.mkdir()
+        shutil.copy(data_file, place / "engine.db")
+        before, error = await serve(place)
+        assert before, error
+        return cls(data_file, before)
+
+    async def changed(self, place: Path, byte: Place, bit: int) -> Met:
+        place.mkdir()
+        damaged = place / "engine.db"
+        data = bytearray(self._data)
+        data[byte.offset] ^= 1 << bit
+        damaged.write_bytes(data)
+        doctor = await tidemill("engine", "doctor", "--json", damaged)
+        met, example = verdict(self._before, *await serve(place))
+        shutil.rmtree(place)
+        return Met(met, example, doctor.returncode)
+
+
+async def run(flips: int, seed: int, folder: Path) -> bool:
+    """Says whether a wrong answer was served."""
     rng = random.Random(seed)
     say(f"damage: {flips} flips, seed {seed}")
     whole = await make(folder / "whole", stop=True)
-    place = folder / "reference"
-    place.mkdir()
-    shutil.copy(whole.data_file, place / "engine.db")
-    before, error = await serve(place)
-    assert before, error
+    sound = await Sound.of(whole.data_file, folder)
     results: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for number, byte in enumerate(places(whole.data_file, rng, flips)):
-        place = folder / f"flip-{number}"
-        place.mkdir()
-        damaged = place / "engine.db"
-        data = bytearray(whole.data_file.read_bytes())
-        data[byte.offset] ^= 1 << rng.randrange(8)
-        damaged.write_bytes(data)
-        doctor = await tidemill("engine", "doctor", "--json", damaged)
-        noticed = doctor.returncode == DAMAGED
-        met, example = verdict(before, *await serve(place))
+        met = await sound.changed(folder / f"flip-{number}", byte, rng.randrange(8))
+        noticed = met.doctor == DAMAGED
         results[byte.kind]["flips"] += 1
-        results[byte.kind][met] += 1
+        results[byte.kind][met.verdict] += 1
         results[byte.kind]["doctor"] += noticed
-        if met != "same answers" and not noticed:
-            results[byte.kind][f"{met}, not by doctor"] += 1
-        if met not in ("same answers",):
+        if met.verdict != "same answers" and not noticed:
+            results[byte.kind][f"{met.verdict}, not by doctor"] += 1
+        if met.verdict != "same answers" or not noticed:
             say(
-                f"  {byte.kind} of {byte.owner or '?'} at {byte.offset}: {met}; doctor "
-                f"{'names it' if noticed else f'ends with {doctor.returncode}'}; {example[:160]}"
+                f"  {byte.kind} of {byte.owner or '?'} at {byte.offset}: {met.verdict}; doctor "
+                f"{'names it' if noticed else f'ends with {met.doctor}'}; {met.example[:160]}"
             )
-        shutil.rmtree(place)
     await _log(folder, rng, flips // 4, results)
     say("")
     columns = [
@@ -273,6 +302,7 @@ async def run(flips: int, seed: int, folder: Path) -> None:
     for kind, counts in results.items():
         say(f"{kind:24}" + " ".join(f"{counts[column]:>12}" for column in columns))
     say(json.dumps({"seed": seed, **results}))
+    return any(counts["served wrong"] for counts in results.values())
 
 
 async def _log(
@@ -321,9 +351,9 @@ def main() -> int:
     args = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tidemill-damage-") as temporary:
-        asyncio.run(run(args.flips, args.seed, Path(temporary)))
+        wrong = asyncio.run(run(args.flips, args.seed, Path(temporary)))
     say(f"{time.monotonic() - began:.0f} s")
-    return 0
+    return int(wrong)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ use serde_json::Value;
 /// Behind the protocol. Whoever is named neither here nor below is the platform, or a client.
 const ENGINE_SIDE: &[&str] = &[
     "tidemill-engine",
+    "tidemill-checksums",
     "tidemill-store",
     "tidemill-server",
     "tidemill-frontend",
@@ -27,7 +28,8 @@ const KNOW_BOTH_SIDES: &[&str] = &[
 const EDGES: &[(&str, &[&str])] = &[
     ("tidemill-proto", &[]),
     ("tidemill-engine", &["tidemill-proto"]),
-    ("tidemill-store", &[]),
+    ("tidemill-checksums", &[]),
+    ("tidemill-store", &["tidemill-checksums"]),
     (
         "tidemill-server",
         &["tidemill-proto", "tidemill-engine", "tidemill-store"],
@@ -91,7 +93,7 @@ const MAY_NAME_TONIC: &[&str] = &[
     "tidemill-connect",
     "tidemill",
 ];
-const MAY_NAME_SQL: &[&str] = &["tidemill-store", "tidemill-connect"];
+const MAY_NAME_SQL: &[&str] = &["tidemill-checksums", "tidemill-store", "tidemill-connect"];
 const SQL_CRATES: &[&str] = &[
     "rusqlite",
     "libsqlite3-sys",

@@ -47,6 +47,7 @@ pub fn examine(
         page_bytes: found.page_bytes,
         bytes: found.bytes,
         free_bytes: found.free_bytes,
+        checksums: found.checksums,
         beside: found.beside.into_iter().map(size).collect(),
         unapplied: found.unapplied,
         tables: found.tables.into_iter().map(size).collect(),

@@ -10,6 +10,9 @@ pub struct Examination {
     pub format: i64,
     pub page_bytes: i64,
     pub bytes: i64,
+    /// The file's pages carry checksums. Those of a file that was made before there were any do not, and what
+    /// a value says is not checked.
+    pub checksums: bool,
     /// Those of `bytes` that hold nothing.
     pub free_bytes: i64,
     /// Files beside the data file that belong to it.

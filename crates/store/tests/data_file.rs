@@ -108,7 +108,7 @@ fn a_newer_format_is_refused_untouched() {
             refused,
             Error::NewerFormat {
                 found: 99,
-                supported: 3
+                supported: 4
             }
         ),
         "{refused}"
@@ -166,7 +166,7 @@ fn an_empty_file_becomes_a_data_file() {
     let header = fs::read(&path).unwrap();
     assert_eq!(
         (&header[60..64], &header[68..72]),
-        (&3i32.to_be_bytes()[..], &b"Tide"[..])
+        (&4i32.to_be_bytes()[..], &b"Tide"[..])
     );
 }
 

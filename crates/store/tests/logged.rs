@@ -143,6 +143,41 @@ fn a_file_with_a_log_is_not_opened_without_it() {
     assert_eq!(numbers(&open(&path, lazy())), [1]);
 }
 
+/// Whoever needs a damaged page is refused, and nobody else: what is staged beside it stays.
+#[test]
+fn a_damaged_page_stops_no_other_run() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data.db");
+    let store = open(&path, lazy());
+    for number in 1..=3 {
+        store.apply(&[&start(number, 20_000)]).unwrap();
+    }
+    drop(store);
+    let mut data = fs::read(&path).unwrap();
+    let value = data.windows(2000).position(|bytes| bytes == [2; 2000]);
+    let at = value.unwrap() + 1000;
+    data[at] ^= 1;
+    fs::write(&path, data).unwrap();
+
+    let store = open(&path, lazy());
+    store.apply(&[&start(4, 10)]).unwrap();
+    let delete = |number| Commit {
+        deletes: vec![RunNo(number)],
+        ..Commit::default()
+    };
+    let refused = store.apply(&[&delete(2)]).unwrap_err();
+    let page = format!("page {} ", at / 4096 + 1);
+    assert!(
+        matches!(&refused, Error::Corrupt(what) if what.contains(&page)),
+        "{refused}"
+    );
+    store.apply(&[&delete(1)]).unwrap();
+    store.apply(&[&start(5, 10)]).unwrap();
+    store.flush().unwrap();
+    drop(store);
+    assert_eq!(numbers(&open(&path, lazy())), [2, 3, 4, 5]);
+}
+
 #[test]
 fn a_damaged_log_is_named_and_nothing_is_changed() {
     let folder = TempDir::new().unwrap();

@@ -124,6 +124,12 @@ fn text(found: &Examination) -> String {
             (_, _) => "DAMAGED, see below".to_owned(),
         },
     );
+    if !found.checksums && found.data != "memory" {
+        line(
+            "No checksums",
+            "a changed byte within a value is not found: an earlier version made the file. A backup of it, restored, has checksums".to_owned(),
+        );
+    }
     line(
         "Runs",
         format!(

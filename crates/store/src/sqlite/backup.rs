@@ -21,6 +21,8 @@ pub(super) fn copy(conn: &Connection, target: &Path) -> Result<File, Error> {
             target.display()
         )));
     };
+    // A file of a version that knew no checksums has them in its copy.
+    tidemill_checksums::make_checked(conn)?;
     // What a process left that was killed meanwhile.
     remove(target)?;
     let copied = conn
@@ -34,7 +36,7 @@ pub(super) fn copy(conn: &Connection, target: &Path) -> Result<File, Error> {
 
 /// The log that lies beside the original is not the copy's, which holds all that was in it.
 fn forget_log(copy: &Path) -> Result<(), Error> {
-    let conn = Connection::open_with_flags(copy, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let conn = tidemill_checksums::open(copy, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     // Nobody else has it, and after a crash it is removed.
     conn.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")?;
     conn.execute("DELETE FROM meta WHERE key = ?1", [schema::META_LOG])?;

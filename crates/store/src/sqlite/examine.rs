@@ -1,13 +1,15 @@
 //! What the data file takes, and whether it is as it was written.
 //!
-//! SQLite checks the structure of every page and that tables and indexes agree. The histories' own
-//! order is checked here. Neither sees a changed byte within a value.
+//! SQLite checks the structure of every page and that tables and indexes agree, and with each page that it
+//! reads its checksum is compared. The histories' own order is checked here. In a file of a version that
+//! knew no checksums, a changed byte within a value is not seen.
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
 use rusqlite::Connection;
+use tidemill_checksums::DAMAGED;
 
 use super::{Writer, schema};
 use crate::log::disk::OsDisk;
@@ -28,6 +30,7 @@ pub(super) fn examine(
         beside: path.map(beside).unwrap_or_default(),
         ..Examination::default()
     };
+    found.checksums = tidemill_checksums::is_checked(conn)?;
     found.bytes = found.page_bytes * number(conn, "PRAGMA page_count")?;
     found.format = match schema::format(conn) {
         Ok(format) => format,
@@ -126,8 +129,17 @@ fn integrity(conn: &Connection, damage: &mut Vec<String>) {
     }
 }
 
+/// What SQLite says of a page that it was refused, and of one among those of a long value.
+const REFUSED: &str = "unable to get the page. error code=";
+const REFUSED_OVERFLOW: &str = "failed to get page ";
+const CHECKSUM: &str = "is not as it was written, its checksum differs";
+
 /// `Tree 7 page 45 cell 3: ...` as `history: page 45 cell 3: ...`.
 fn named(line: &str, trees: &HashMap<i64, String>) -> String {
+    let line = &match line.split_once(REFUSED_OVERFLOW) {
+        Some((place, page)) => format!("{place}page {page} {CHECKSUM}"),
+        None => line.replace(&format!(": {REFUSED}{DAMAGED}"), &format!(" {CHECKSUM}")),
+    };
     let tree = line.strip_prefix("Tree ").and_then(|rest| {
         let (number, rest) = rest.split_once(' ')?;
         let name = trees.get(&number.parse().ok()?)?;
@@ -207,6 +219,14 @@ mod tests {
                 "history: page 45 cell 3: Rowid 9 out of order",
             ),
             ("Tree 8 page 45: x", "Tree 8 page 45: x"),
+            (
+                &format!("Tree 7 page 45: unable to get the page. error code={DAMAGED}"),
+                "history: page 45 is not as it was written, its checksum differs",
+            ),
+            (
+                "Tree 7 page 45 cell 3: failed to get page 46",
+                "history: page 45 cell 3: page 46 is not as it was written, its checksum differs",
+            ),
             (
                 "row 5 missing from index history_of_run",
                 "row 5 missing from index history_of_run",

@@ -10,6 +10,10 @@ impl From<rusqlite::Error> for Error {
         match &fault {
             Sqlite::SqliteFailure(code, _) => match code.code {
                 ErrorCode::ConstraintViolation => Error::Rejected(fault.to_string()),
+                ErrorCode::DatabaseCorrupt if code.extended_code == tidemill_checksums::DAMAGED => {
+                    let damage = tidemill_checksums::last_damage().unwrap_or_default();
+                    Error::Corrupt(format!("{fault}: {damage}"))
+                }
                 ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => {
                     Error::Corrupt(fault.to_string())
                 }

@@ -20,7 +20,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 pub use self::backup::restore;
 pub use self::read_only::ReadOnly;
@@ -127,7 +127,7 @@ impl SqliteStore {
 
     /// A store that lives and dies with this value.
     pub fn memory() -> Result<Self, Error> {
-        let mut conn = Connection::open_in_memory()?;
+        let mut conn = tidemill_checksums::open(":memory:", OpenFlags::default())?;
         open::configure(&conn)?;
         schema::migrate(&mut conn)?;
         conn.set_prepared_statement_cache_capacity(128);

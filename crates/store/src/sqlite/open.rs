@@ -45,11 +45,12 @@ pub(super) fn open(path: &Path, options: &Options) -> Result<Opened, Error> {
         .map_err(|fault| unusable(&path, &fault))?;
     check_header(&path, &data)?;
 
-    let mut writer = Connection::open_with_flags(
+    let mut writer = tidemill_checksums::open(
         &path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )
     .map_err(|fault| refused(&path, fault))?;
+    tidemill_checksums::make_checked(&writer)?;
     // The file is created in rollback mode, so that its header is complete from its first transaction
     // on: `check_header` may then trust it.
     configure(&writer)?;
@@ -95,7 +96,7 @@ pub(super) fn configure(conn: &Connection) -> Result<(), Error> {
 
 /// One more connection that may write, for checkpoints.
 pub(super) fn checkpoint_connection(path: &Path) -> Result<Connection, Error> {
-    let conn = Connection::open_with_flags(
+    let conn = tidemill_checksums::open(
         path,
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;
@@ -106,7 +107,7 @@ pub(super) fn checkpoint_connection(path: &Path) -> Result<Connection, Error> {
 
 /// A connection that only reads.
 pub(super) fn reader_connection(path: &Path) -> Result<Connection, Error> {
-    let conn = Connection::open_with_flags(
+    let conn = tidemill_checksums::open(
         path,
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
     )?;

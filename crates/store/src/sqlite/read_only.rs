@@ -4,7 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::OpenFlags;
 
 use super::{SqliteStore, open, schema};
 use crate::Error;
@@ -62,9 +62,9 @@ impl ReadOnly {
         open::check_header(&path, &data)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = match logged {
-            true => Connection::open_with_flags(&path, flags),
+            true => tidemill_checksums::open(&path, flags),
             // Without a log nothing but the file is needed: no index is made, no lock is taken.
-            false => Connection::open_with_flags(uri(&path), flags | OpenFlags::SQLITE_OPEN_URI),
+            false => tidemill_checksums::open(uri(&path), flags | OpenFlags::SQLITE_OPEN_URI),
         };
         let conn = conn.map_err(|fault| open::refused(&path, fault))?;
         conn.busy_timeout(open::BUSY_TIMEOUT)?;

@@ -1,0 +1,87 @@
+//! The pages of a write-ahead log, which have no room for a checksum: what this process wrote is
+//! remembered.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::sync::{Arc, LazyLock, Weak};
+
+use parking_lot::Mutex;
+
+/// What SQLite writes to a log besides pages: the log's header, and that of a frame.
+const HEADERS: [usize; 2] = [32, 24];
+
+/// The checksums of the pages of one log, by their places; all connections of the process share them.
+/// What was there before is not among them: SQLite has compared it with its own sums at the opening.
+#[derive(Debug, Default)]
+pub(crate) struct Frames {
+    sums: Mutex<HashMap<u64, u32>>,
+}
+
+impl Frames {
+    pub(crate) fn of(log: &CStr) -> Arc<Frames> {
+        static LOGS: LazyLock<Mutex<HashMap<CString, Weak<Frames>>>> =
+            LazyLock::new(Mutex::default);
+        let mut logs = LOGS.lock();
+        if let Some(frames) = logs.get(log).and_then(Weak::upgrade) {
+            return frames;
+        }
+        logs.retain(|_, frames| frames.strong_count() > 0);
+        let frames = Arc::new(Frames::default());
+        logs.insert(log.to_owned(), Arc::downgrade(&frames));
+        frames
+    }
+
+    pub(crate) fn read(&self, data: &[u8], offset: u64) -> Result<(), String> {
+        if !is_page(data.len()) {
+            return Ok(());
+        }
+        let sum = self.sums.lock().get(&offset).copied();
+        match sum {
+            Some(sum) if sum != crc32fast::hash(data) => Err(format!(
+                "the page at {offset} of the log beside the file is not as it was written: its checksum differs"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// To be called before the write: nobody reads the page before it is committed.
+    pub(crate) fn write(&self, data: &[u8], offset: u64) {
+        if is_page(data.len()) {
+            let sum = crc32fast::hash(data);
+            self.sums.lock().insert(offset, sum);
+        } else if !HEADERS.contains(&data.len()) {
+            // A page in two parts: whose place this is cannot be told.
+            self.sums.lock().clear();
+        }
+    }
+}
+
+fn is_page(bytes: usize) -> bool {
+    bytes >= 512 && bytes.is_power_of_two()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_compared() {
+        let frames = Frames::of(c"/a/b-wal");
+        let mut page = vec![1; 4096];
+        frames.write(&page, 56);
+        let elsewhere = Frames::of(c"/a/b-wal");
+        assert!(elsewhere.read(&page, 56).is_ok());
+        page[9] ^= 1;
+        assert!(elsewhere.read(&page, 56).is_err());
+        assert!(elsewhere.read(&page, 56 + 4120).is_ok(), "not written here");
+        assert!(Frames::of(c"/a/c-wal").read(&page, 56).is_ok());
+    }
+
+    #[test]
+    fn a_log_that_nobody_has_open_is_forgotten() {
+        let frames = Frames::of(c"/a/d-wal");
+        frames.write(&[1; 512], 56);
+        drop(frames);
+        assert!(Frames::of(c"/a/d-wal").read(&[2; 512], 56).is_ok());
+    }
+}
