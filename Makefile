@@ -67,7 +67,7 @@ crash-short: build $(VENV)/.ready ## 60 workflows, 6 kills of the engine, 2 of t
 crash: build $(VENV)/.ready ## 200 workflows, 30 kills of the engine, 5 of the worker
 	$(VENV)/bin/python tests/crash/crash.py --full $(ARGS)
 
-sim: ## The engine in a simulated world, seed after seed until stopped; ARGS="--seed 7" repeats one
+sim: ## The engine in a simulated world, seed after seed until stopped; ARGS="--seed 7" repeats one, --shrink cuts it down
 	$(CARGO) run --release --locked -p tidemill-sim -- $(ARGS)
 
 # Large values beside the load, so that kills fall into writing the tables and the data file; and backups.

@@ -83,7 +83,7 @@ COLOURS = [
     ("SQLite", r"sqlite3|rusqlite|tidemill_store::sqlite", "#8fb8de"),
     ("allocator and copies", r"alloc|free|memmove|memcpy", "#e58f8f"),
     ("Tidemill", r"tidemill", "#f2b36f"),
-    ("protocol", r"h2::|hyper|tonic|http|prost|flate2", "#a9d18e"),
+    ("protocol", r"h2::|hyper|tonic|http|prost|miniz", "#a9d18e"),
     ("runtime", r"tokio|mio|futures", "#c9b3e0"),
     ("other", r"", "#eee6cf"),
 ]

@@ -13,4 +13,4 @@ mod transport;
 pub mod validate;
 
 pub use rpc::system::TEMPORAL_VERSION;
-pub use transport::{Options, serve, serve_metrics};
+pub use transport::{Options, serve, serve_connection, serve_metrics};

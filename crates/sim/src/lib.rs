@@ -23,6 +23,7 @@ mod host;
 mod life;
 mod oracle;
 mod plan;
+mod shrink;
 mod trace;
 mod workers;
 mod world;
@@ -35,6 +36,8 @@ use tidemill_store::log::sim::{Faults, SimDisk};
 use tokio::runtime::Builder;
 
 use crate::life::{End, Remains};
+pub use crate::plan::Limits;
+pub use crate::shrink::{Shrunk, shrink};
 pub use crate::world::Stats;
 use crate::world::World;
 
@@ -47,6 +50,8 @@ pub struct Outcome {
     pub findings: Vec<String>,
     pub trace: Vec<String>,
     pub stats: Stats,
+    /// The names of its parts, which [`Limits`] can leave out.
+    pub parts: Vec<String>,
 }
 
 /// Runs a seed. `loud` prints what happens.
@@ -54,9 +59,18 @@ pub struct Outcome {
 /// # Panics
 /// When the system has no thread or no room for it.
 pub fn run(seed: u64, loud: bool) -> Outcome {
+    run_limited(seed, &Limits::default(), loud)
+}
+
+/// Runs a seed without some of its parts.
+///
+/// # Panics
+/// When the system has no thread or no room for it.
+pub fn run_limited(seed: u64, limits: &Limits, loud: bool) -> Outcome {
+    let limits = limits.clone();
     std::thread::Builder::new()
         .name(format!("seed-{seed}"))
-        .spawn(move || simulate(seed, loud))
+        .spawn(move || simulate(seed, &limits, loud))
         .expect("the system has a thread")
         .join()
         .unwrap_or_else(|panic| {
@@ -69,7 +83,7 @@ pub fn run(seed: u64, loud: bool) -> Outcome {
         })
 }
 
-fn simulate(seed: u64, loud: bool) -> Outcome {
+fn simulate(seed: u64, limits: &Limits, loud: bool) -> Outcome {
     let memory = Path::new("/dev/shm");
     let base = if memory.is_dir() {
         tempfile::tempdir_in(memory)
@@ -80,7 +94,7 @@ fn simulate(seed: u64, loud: bool) -> Outcome {
     static HOOK: Once = Once::new();
     HOOK.call_once(host::watch_panics);
     host::enter(seed);
-    let world = World::new(seed, loud);
+    let world = World::new(seed, limits, loud);
     let mut disk = SimDisk::default();
     let mut folder = life::next_folder(base.path());
     std::fs::create_dir(&folder).expect("there is room for a folder");
@@ -143,6 +157,7 @@ fn simulate(seed: u64, loud: bool) -> Outcome {
         findings: std::mem::take(&mut shared.findings),
         trace: shared.trace.take(),
         stats: shared.stats,
+        parts: world.parts.to_vec(),
     })
 }
 

@@ -60,6 +60,9 @@ impl Remains {
 /// How long everything may take once nothing goes wrong any more.
 const PATIENCE: Duration = Duration::from_secs(900);
 
+/// Of closed runs; the least there is. Nothing else takes so long.
+pub(crate) const RETENTION: Duration = Duration::from_secs(3_600);
+
 /// Lives.
 pub(crate) async fn live(
     world: &World,
@@ -142,7 +145,7 @@ async fn serve(
     let config = Config {
         namespaces: vec![Registration {
             name: DEFAULT.to_owned(),
-            retention: Duration::from_secs(86_400),
+            retention: RETENTION,
             ..Default::default()
         }],
         shards: world.plan.shards,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use tidemill_sim::Limits;
 
 /// Runs the engine in a simulated world, one seed after the other, and says what must not be and was.
 #[derive(Parser)]
@@ -27,13 +28,28 @@ struct Arguments {
     /// Runs each seed twice and compares.
     #[arg(long)]
     twice: bool,
+    /// Looks for the parts of `--seed` that its finding needs, and prints how to run these alone.
+    #[arg(long, requires = "seed")]
+    shrink: bool,
+    /// Leaves these parts of `--seed` out, as `--shrink` names them.
+    #[arg(long, requires = "seed", value_delimiter = ',')]
+    without: Vec<String>,
+    /// Lets nothing go wrong in `--seed` after so many milliseconds.
+    #[arg(long, requires = "seed")]
+    calm_ms: Option<u64>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(seed) = arguments.seed {
-        let outcome = tidemill_sim::run(seed, true);
-        return report(&outcome);
+        let limits = Limits {
+            without: arguments.without.into_iter().collect(),
+            calm_ms: arguments.calm_ms,
+        };
+        if arguments.shrink {
+            return shrink(seed, limits);
+        }
+        return report(&tidemill_sim::run_limited(seed, &limits, true), &limits);
     }
     let clock = || {
         std::time::SystemTime::UNIX_EPOCH
@@ -68,7 +84,7 @@ fn main() -> ExitCode {
                     crashes.fetch_add(outcome.stats.crashes, Ordering::Relaxed);
                     if !outcome.findings.is_empty() {
                         failed.fetch_add(1, Ordering::Relaxed);
-                        report(&outcome);
+                        report(&outcome, &Limits::default());
                     }
                     if (number + 1) % 500 == 0 {
                         println!(
@@ -94,7 +110,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn report(outcome: &tidemill_sim::Outcome) -> ExitCode {
+fn shrink(seed: u64, limits: Limits) -> ExitCode {
+    let Some(shrunk) = tidemill_sim::shrink(seed, limits) else {
+        println!("seed {seed} finds nothing");
+        return ExitCode::SUCCESS;
+    };
+    println!("{} runs; what is left:", shrunk.runs);
+    let there = shrunk.outcome.parts.iter();
+    for part in there.filter(|part| !shrunk.limits.without.contains(*part)) {
+        println!("  {part}");
+    }
+    report(&shrunk.outcome, &shrunk.limits)
+}
+
+fn report(outcome: &tidemill_sim::Outcome, limits: &Limits) -> ExitCode {
     println!(
         "seed {}: {:?}, trace {:016x}",
         outcome.seed, outcome.stats, outcome.hash
@@ -106,7 +135,7 @@ fn report(outcome: &tidemill_sim::Outcome) -> ExitCode {
         ExitCode::SUCCESS
     } else {
         println!(
-            "again, with all that happens: tidemill-sim --seed {}",
+            "again, with all that happens: tidemill-sim --seed {}{limits}",
             outcome.seed
         );
         ExitCode::FAILURE

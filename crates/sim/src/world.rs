@@ -1,6 +1,6 @@
 //! What outlives the server's process: clients, workers, and what they know.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +10,17 @@ use tidemill_store::log::sim::Random;
 
 use crate::host;
 use crate::oracle::Ledger;
-use crate::plan::Plan;
+use crate::plan::{Limits, Plan};
 use crate::trace::Trace;
+use crate::workers::{Answer, Cache};
 
 /// Shared by everything on the thread of a simulation. It is never held over an `await`.
 #[derive(Clone)]
 pub(crate) struct World {
     shared: Arc<Mutex<Shared>>,
     pub(crate) plan: Arc<Plan>,
+    /// The names of all that could be left out of the plan.
+    pub(crate) parts: Arc<[String]>,
     /// Workflows of the plan by their ids.
     pub(crate) workflows: Arc<HashMap<String, usize>>,
 }
@@ -30,6 +33,10 @@ pub(crate) struct Shared {
     /// Tasks that workers have in hand.
     pub(crate) held: BTreeMap<u64, Held>,
     pub(crate) last_held: u64,
+    /// By worker.
+    pub(crate) caches: Vec<Cache>,
+    /// Everything is done: nobody asks for anything any more.
+    pub(crate) is_over: bool,
     pub(crate) ledger: Ledger,
     /// How long a flush of the log takes at most.
     pub(crate) latency_ms: usize,
@@ -42,8 +49,22 @@ pub(crate) struct Client {
     pub(crate) run_id: Option<String>,
     pub(crate) started_at: Duration,
     pub(crate) signals: usize,
+    /// Numbers of updates and queries that are over.
+    pub(crate) updated: BTreeSet<usize>,
+    pub(crate) queried: BTreeSet<usize>,
+    pub(crate) cancelled: bool,
     pub(crate) terminated: bool,
+    pub(crate) reset: Option<Reset>,
     pub(crate) closed: bool,
+}
+
+/// A reset that a client wants.
+#[derive(Clone)]
+pub(crate) struct Reset {
+    pub(crate) base: String,
+    /// The event by which the workflow task ended that is done again.
+    pub(crate) finish_event_id: i64,
+    pub(crate) new_run: Option<String>,
 }
 
 /// A task that a worker will answer.
@@ -51,7 +72,9 @@ pub(crate) struct Client {
 pub(crate) struct Held {
     /// In simulated nanoseconds, once for each time that the answer is sent.
     pub(crate) at: Vec<u64>,
-    pub(crate) answer: crate::workers::Answer,
+    /// When it says before that that it is alive.
+    pub(crate) beats: Vec<u64>,
+    pub(crate) answer: Answer,
 }
 
 /// What a seed did.
@@ -61,13 +84,43 @@ pub struct Stats {
     pub failed_requests: u64,
     pub crashes: u64,
     pub tasks: u64,
+    /// Tasks that a worker had sent to itself.
+    pub sticky_tasks: u64,
+    pub updates: u64,
+    pub queries: u64,
+    pub cancels: u64,
+    pub resets: u64,
+    pub heartbeats: u64,
+    /// Closed runs that were seen to be deleted.
+    pub expired: u64,
+}
+
+impl Stats {
+    /// Both together.
+    pub fn plus(&self, other: &Self) -> Self {
+        Stats {
+            requests: self.requests + other.requests,
+            failed_requests: self.failed_requests + other.failed_requests,
+            crashes: self.crashes + other.crashes,
+            tasks: self.tasks + other.tasks,
+            sticky_tasks: self.sticky_tasks + other.sticky_tasks,
+            updates: self.updates + other.updates,
+            queries: self.queries + other.queries,
+            cancels: self.cancels + other.cancels,
+            resets: self.resets + other.resets,
+            heartbeats: self.heartbeats + other.heartbeats,
+            expired: self.expired + other.expired,
+        }
+    }
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, loud: bool) -> Self {
+    pub(crate) fn new(seed: u64, limits: &Limits, loud: bool) -> Self {
         let mut random = Random(seed);
         random.draw();
-        let plan = Plan::draw(&mut random);
+        let mut plan = Plan::draw(&mut random);
+        let parts = plan.part_names();
+        plan.limit(limits);
         let clients = vec![Client::default(); plan.workflows.len()];
         let workflows = plan.workflows.iter().enumerate();
         let workflows = workflows.map(|(at, workflow)| (workflow.id.clone(), at));
@@ -80,11 +133,14 @@ impl World {
                 clients,
                 held: BTreeMap::new(),
                 last_held: 0,
+                caches: (0..plan.workers).map(|_| Cache::default()).collect(),
+                is_over: false,
                 ledger: Ledger::default(),
                 latency_ms: 2,
                 stats: Stats::default(),
             })),
             plan: Arc::new(plan),
+            parts: parts.into(),
         }
     }
 
@@ -107,6 +163,10 @@ impl World {
 
     pub(crate) fn one_in(&self, n: usize) -> bool {
         self.below(n) == 0
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.with(|shared| shared.is_over)
     }
 
     pub(crate) fn is_calm(&self) -> bool {

@@ -1,14 +1,14 @@
 //! Accepting connections, and letting go of them when the server drains.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tidemill_proto::api::enums::v1::NamespaceState;
 use tidemill_proto::workflow_service;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic_health::ServingStatus;
@@ -73,13 +73,7 @@ pub async fn serve(
             tokio::spawn(erase(server.clone(), namespace));
         }
     }
-    let limits = Limits::from(server.limits());
-    let handler = Handler {
-        server,
-        limits,
-        draining: draining.clone(),
-    };
-    let dispatch = Dispatch::new(handler, health.clone());
+    let dispatch = dispatch(server, draining.clone(), health.clone());
     let mut connections = JoinSet::new();
     let mut drain = std::pin::pin!(drain);
     loop {
@@ -90,7 +84,14 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
-                connections.spawn(connection(stream, peer, dispatch.clone(), draining.clone()));
+                // Without it small answers wait for the acknowledgement of those before them.
+                let _ = stream.set_nodelay(true);
+                let ended = connection(stream, dispatch.clone(), draining.clone());
+                connections.spawn(async move {
+                    if let Err(error) = ended.await {
+                        tracing::debug!(%peer, %error, "connection ended");
+                    }
+                });
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
@@ -131,14 +132,33 @@ fn protocol(arrivals: Arrivals) -> http2::Builder<Arrivals> {
     http
 }
 
+/// Serves one connection, whatever carries it, until its client closes it: for clients in the same process.
+pub async fn serve_connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    server: Server,
+) {
+    let (_never, draining) = watch::channel(false);
+    let dispatch = dispatch(server, draining.clone(), HealthReporter::new());
+    if let Err(error) = connection(stream, dispatch, draining).await {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+fn dispatch(server: Server, draining: watch::Receiver<bool>, health: HealthReporter) -> Dispatch {
+    let limits = Limits::from(server.limits());
+    let handler = Handler {
+        server,
+        limits,
+        draining,
+    };
+    Dispatch::new(handler, health)
+}
+
 async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
     dispatch: Dispatch,
     mut draining: watch::Receiver<bool>,
-) {
-    // Without it small answers wait for the acknowledgement of those before them.
-    let _ = stream.set_nodelay(true);
+) -> hyper::Result<()> {
     let arrivals = Arrivals::default();
     let connection = protocol(arrivals.clone()).serve_connection(TokioIo::new(stream), dispatch);
     let mut connection = Served::new(connection, arrivals);
@@ -146,14 +166,11 @@ async fn connection(
         ended = &mut connection => Some(ended),
         _ = draining.wait_for(|draining| *draining) => None,
     };
-    let ended = match ended {
+    match ended {
         Some(ended) => ended,
         None => {
             connection.graceful_shutdown();
             connection.await
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%peer, %error, "connection ended");
     }
 }

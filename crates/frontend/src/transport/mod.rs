@@ -12,5 +12,5 @@ mod reflection;
 mod streams;
 pub(crate) mod unary;
 
-pub use connections::{Options, serve};
+pub use connections::{Options, serve, serve_connection};
 pub use metrics_http::serve_metrics;

@@ -14,7 +14,7 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2::Connection;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::dispatch::Dispatch;
 
@@ -31,16 +31,16 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Arrivals {
 }
 
 /// A connection with its requests.
-pub(super) struct Served {
-    connection: Connection<TokioIo<TcpStream>, Dispatch, Arrivals>,
+pub(super) struct Served<S> {
+    connection: Connection<TokioIo<S>, Dispatch, Arrivals>,
     arrivals: Arrivals,
     running: FuturesUnordered<Request>,
 }
 
-impl Served {
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Served<S> {
     /// `connection` gives its requests to `arrivals`.
     pub(super) fn new(
-        connection: Connection<TokioIo<TcpStream>, Dispatch, Arrivals>,
+        connection: Connection<TokioIo<S>, Dispatch, Arrivals>,
         arrivals: Arrivals,
     ) -> Self {
         Self {
@@ -56,7 +56,7 @@ impl Served {
     }
 }
 
-impl Future for Served {
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Served<S> {
     type Output = hyper::Result<()>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {

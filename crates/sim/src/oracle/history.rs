@@ -7,6 +7,8 @@ use tidemill_proto::api::history::v1::HistoryEvent;
 use tidemill_proto::api::history::v1::history_event::Attributes as E;
 use tidemill_proto::wkt;
 
+use crate::workers::STICKY_TIMEOUT;
+
 /// Nanoseconds of Unix time.
 pub(crate) fn nanos(time: &wkt::Timestamp) -> i64 {
     time.seconds * 1_000_000_000 + i64::from(time.nanos)
@@ -47,6 +49,9 @@ struct Open<'a> {
     timers: BTreeMap<i64, i64>,
     children: BTreeMap<i64, Option<i64>>,
     completed_tasks: BTreeSet<i64>,
+    /// Updates that were accepted.
+    updates: BTreeSet<&'a str>,
+    cancel_requested: bool,
 }
 
 /// Ids without gaps, causes before effects, each thing begun before it ends and ended once, nothing early,
@@ -120,7 +125,7 @@ fn step<'a>(
     open: &mut Open<'a>,
     event: &'a HistoryEvent,
     now: i64,
-    events: &[HistoryEvent],
+    events: &'a [HistoryEvent],
 ) -> Result<(), String> {
     let id = event.event_id;
     let Some(attributes) = &event.attributes else {
@@ -160,10 +165,16 @@ fn step<'a>(
                 }
                 _ => None,
             });
-            let begun = started
-                .and_then(|started| started.event_time.as_ref())
-                .map_or(0, nanos);
-            if begun > 0 && now < begun + timeout.unwrap_or(0) {
+            let time = |event: &HistoryEvent| event.event_time.as_ref().map_or(0, nanos);
+            let due = match started {
+                Some(started) => time(started) + timeout.unwrap_or(0),
+                // Nobody took it from the queue of the worker that it was for.
+                None => {
+                    let scheduled = events.get(a.scheduled_event_id as usize - 1);
+                    scheduled.map_or(0, time) + STICKY_TIMEOUT * 1_000_000
+                }
+            };
+            if now < due {
                 return Err("the workflow task timed out early".into());
             }
         }
@@ -217,15 +228,69 @@ fn step<'a>(
         E::ChildWorkflowExecutionTerminatedEventAttributes(a) => {
             child_ends(open, a.initiated_event_id, a.started_event_id)?;
         }
+        E::WorkflowExecutionUpdateAcceptedEventAttributes(a)
+            if !open.updates.insert(&a.protocol_instance_id) =>
+        {
+            return Err("the update was accepted before".into());
+        }
+        E::WorkflowExecutionUpdateCompletedEventAttributes(a) => {
+            let accepted = events.get(a.accepted_event_id as usize - 1);
+            let accepted = accepted.filter(|event| event.event_id < id);
+            let update = match accepted.and_then(|event| event.attributes.as_ref()) {
+                Some(E::WorkflowExecutionUpdateAcceptedEventAttributes(a)) => {
+                    a.protocol_instance_id.as_str()
+                }
+                _ => return Err("the update was not accepted".into()),
+            };
+            if !open.updates.remove(update) {
+                return Err("the update was completed before".into());
+            }
+        }
+        E::WorkflowExecutionCancelRequestedEventAttributes(_)
+            if std::mem::replace(&mut open.cancel_requested, true) =>
+        {
+            return Err("it was asked to end before".into());
+        }
+        E::WorkflowExecutionCanceledEventAttributes(a) => {
+            by(open, a.workflow_task_completed_event_id)?;
+            all_was_seen(a.workflow_task_completed_event_id, events)?;
+        }
         E::WorkflowExecutionCompletedEventAttributes(a) => {
             by(open, a.workflow_task_completed_event_id)?;
+            all_was_seen(a.workflow_task_completed_event_id, events)?;
         }
         E::WorkflowExecutionContinuedAsNewEventAttributes(a) => {
             by(open, a.workflow_task_completed_event_id)?;
+            all_was_seen(a.workflow_task_completed_event_id, events)?;
         }
         _ => {}
     }
     Ok(())
+}
+
+/// The worker that closed the run knew of all that came from outside.
+fn all_was_seen(completed: i64, events: &[HistoryEvent]) -> Result<(), String> {
+    let started = events.iter().find_map(|event| match &event.attributes {
+        Some(E::WorkflowTaskCompletedEventAttributes(a)) if event.event_id == completed => {
+            Some(a.started_event_id)
+        }
+        _ => None,
+    });
+    let unseen = events.iter().find(|event| {
+        event.event_id > started.unwrap_or(0)
+            && matches!(
+                event.event_type(),
+                EventType::WorkflowExecutionSignaled
+                    | EventType::WorkflowExecutionCancelRequested
+                    | EventType::ActivityTaskCompleted
+                    | EventType::TimerFired
+                    | EventType::ChildWorkflowExecutionCompleted
+            )
+    });
+    match unseen {
+        Some(event) => Err(format!("its worker had not seen event {}", event.event_id)),
+        None => Ok(()),
+    }
 }
 
 fn task_ends<'a>(

@@ -3,28 +3,33 @@
 //! - What was acknowledged is there, once: starts, signals, completions of tasks.
 //! - What was shown of a history stays as it was shown.
 //! - Histories are legal: see [`history`].
-//! - A workflow id has one open run at most.
+//! - A workflow id has one open run at most. A reset leaves the run that was open behind, closed.
 //! - A task is given out once per attempt, an attempt is completed once, a retry does not come early, and
 //!   nothing is given out that no history knows.
+//! - An attempt is handed what the last one said of its progress, and is not given up while it speaks.
+//! - An update has one result, whoever asks. A query sees what was acknowledged before.
 //! - When nothing goes wrong any more, every workflow ends.
 //! - Lists and counts say what histories say.
+//! - Closed runs are deleted when their time has come, and not before.
 
+mod end;
+pub(crate) mod heartbeat;
 pub(crate) mod history;
+mod retention;
+pub(crate) mod update;
+
+pub(crate) use end::at_the_end;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use tidemill_engine::Error;
 use tidemill_proto::api::common::v1::Payloads;
-use tidemill_proto::api::enums::v1::{EventType, WorkflowExecutionStatus};
+use tidemill_proto::api::enums::v1::EventType;
 use tidemill_proto::api::history::v1::HistoryEvent;
-use tidemill_proto::api::history::v1::history_event::Attributes as E;
 use tidemill_proto::api::workflow::v1::WorkflowExecutionInfo;
 use tidemill_proto::api::workflowservice::v1::*;
 
-use crate::clients::{self, call_for, execution};
 use crate::host;
-use crate::life::Link;
 use crate::trace::digest_bytes;
 use crate::workers::RETRY;
 use crate::world::{Shared, World};
@@ -49,6 +54,12 @@ pub(crate) struct Ledger {
     completed: BTreeSet<String>,
     /// Signals that were acknowledged: workflow and name.
     signals: BTreeSet<(String, String)>,
+    /// Workflows of which a cancel request was acknowledged, and when that was.
+    cancelled: BTreeMap<String, i64>,
+    /// What each update has brought, by workflow and update.
+    updates: BTreeMap<(String, String), String>,
+    /// What attempts said of their progress, by run and activity, in the order in which it was first sent.
+    heartbeats: BTreeMap<String, Vec<heartbeat::Beat>>,
 }
 
 impl Ledger {
@@ -64,6 +75,15 @@ impl Ledger {
     pub(crate) fn signalled(&mut self, workflow: &str, signal: &str) {
         self.signals
             .insert((workflow.to_owned(), signal.to_owned()));
+    }
+
+    /// How many signals of a workflow were acknowledged.
+    pub(crate) fn signals_of(&self, workflow: &str) -> usize {
+        self.signals.iter().filter(|(id, _)| id == workflow).count()
+    }
+
+    pub(crate) fn cancelled(&mut self, workflow: &str, at: i64) {
+        self.cancelled.entry(workflow.to_owned()).or_insert(at);
     }
 }
 
@@ -99,10 +119,7 @@ pub(crate) fn observe(shared: &mut Shared, run: &str, events: &[HistoryEvent]) {
     {
         written = before;
     }
-    let digests: Vec<u64> = written
-        .iter()
-        .map(|event| digest_bytes(&prost::Message::encode_to_vec(event)))
-        .collect();
+    let digests: Vec<u64> = written.iter().map(shape).collect();
     let shown = shared.ledger.shown.entry(run.to_owned()).or_default();
     let both = shown.len().min(digests.len());
     let differs = (0..both).find(|at| shown[*at] != digests[*at]);
@@ -117,11 +134,27 @@ pub(crate) fn observe(shared: &mut Shared, run: &str, events: &[HistoryEvent]) {
     }
 }
 
-/// A worker got a workflow task.
+/// A digest of an event as it is shown. The events of a workflow task may be shown before they are written,
+/// when the number of their writing is not known.
+fn shape(event: &HistoryEvent) -> u64 {
+    let is_task = matches!(
+        event.event_type(),
+        EventType::WorkflowTaskScheduled | EventType::WorkflowTaskStarted
+    );
+    let mut event = event.clone();
+    if is_task {
+        event.task_id = 0;
+    }
+    digest_bytes(&prost::Message::encode_to_vec(&event))
+}
+
+/// A worker got a workflow task. One that an update alone wants is not written before it is done: if it is
+/// lost, another one takes its place.
 pub(crate) fn workflow_task(shared: &mut Shared, task: &PollWorkflowTaskQueueResponse) {
     let run = task.workflow_execution.clone().unwrap_or_default().run_id;
     let started = task.started_event_id;
-    if task.attempt == 1 && !shared.ledger.workflow_tasks.insert((run.clone(), started)) {
+    let is_written = task.attempt == 1 && task.messages.is_empty();
+    if is_written && !shared.ledger.workflow_tasks.insert((run.clone(), started)) {
         shared.find(format!(
             "workflow task {started} of run {run} was given out twice"
         ));
@@ -150,6 +183,7 @@ pub(crate) fn activity_task(shared: &mut Shared, task: &PollActivityTaskQueueRes
     if task.attempt < 2 {
         return;
     }
+    heartbeat::handed_on(shared, &run, task);
     let before = name(task.attempt - 1);
     let failed = shared.ledger.failures.get(&before).copied();
     let timeout = task
@@ -162,7 +196,8 @@ pub(crate) fn activity_task(shared: &mut Shared, task: &PollActivityTaskQueueRes
         .get(&before)
         .map(|started| started + timeout);
     // An attempt that no worker saw was lost on its way: nothing is known of it.
-    let Some(ended) = failed.into_iter().chain(timed_out).min() else {
+    let silent = heartbeat::given_up_from(shared, &run, task, &before);
+    let Some(ended) = failed.into_iter().chain(timed_out).chain(silent).min() else {
         return;
     };
     let doublings = u32::try_from(task.attempt - 2).unwrap_or(0).min(3);
@@ -222,216 +257,4 @@ pub(crate) fn one_open_run(world: &World, open: &[WorkflowExecutionInfo]) {
             world.find(format!("{id} has two open runs"));
         }
     }
-}
-
-/// Everything is over and nothing goes wrong: what is there is what was said to be.
-pub(crate) async fn at_the_end(link: &Link) {
-    let call = || call_for(Duration::from_secs(5));
-    let request = ListWorkflowExecutionsRequest::default();
-    let listed = link
-        .server
-        .list_workflow_executions(&link.namespace, request, call());
-    let counted = link.server.count_workflow_executions(
-        &link.namespace,
-        CountWorkflowExecutionsRequest::default(),
-        call(),
-    );
-    let (listed, counted) = match (listed.await, counted.await) {
-        (Ok(listed), Ok(counted)) => (listed.executions, counted.count),
-        _ => return link.world.find("the list cannot be read at the end"),
-    };
-    if counted != listed.len() as i64 {
-        link.world.find(format!(
-            "{} runs are listed, {counted} counted",
-            listed.len()
-        ));
-    }
-    let mut all = Vec::new();
-    for info in listed {
-        let run = info.execution.clone().unwrap_or_default();
-        let Ok(events) = clients::read(link, &run.workflow_id, &run.run_id).await else {
-            link.world
-                .find(format!("the history of run {} cannot be read", run.run_id));
-            continue;
-        };
-        let described = link.server.describe_workflow_execution(
-            &link.namespace,
-            DescribeWorkflowExecutionRequest {
-                execution: execution(&run.workflow_id, &run.run_id),
-                ..Default::default()
-            },
-            call(),
-        );
-        let described = described.await.ok().and_then(|d| d.workflow_execution_info);
-        if let Err(what) = agree(&info, described.as_ref(), &events) {
-            link.world.find(format!("run {}: {what}", run.run_id));
-        }
-        all.push((run.workflow_id, run.run_id, events));
-    }
-    link.world.with(|shared| judge(shared, &all));
-    for (workflow, client) in link
-        .world
-        .plan
-        .workflows
-        .iter()
-        .zip(link.world.with(|shared| shared.clients.clone()))
-    {
-        let runs = all.iter().filter(|(id, ..)| *id == workflow.id);
-        if client
-            .run_id
-            .is_some_and(|run| !runs.clone().any(|(_, id, _)| *id == run))
-        {
-            link.world.find(format!(
-                "the run that {} was started as is missing",
-                workflow.id
-            ));
-        }
-        let most = workflow.continues as usize + 1;
-        if runs.clone().count() > most {
-            link.world
-                .find(format!("{} has too many runs", workflow.id));
-        }
-    }
-}
-
-/// What a list says, what a description says, and the history.
-fn agree(
-    listed: &WorkflowExecutionInfo,
-    described: Option<&WorkflowExecutionInfo>,
-    events: &[HistoryEvent],
-) -> Result<(), String> {
-    let described = described.ok_or("it is listed and cannot be described")?;
-    let status = events
-        .last()
-        .map_or(WorkflowExecutionStatus::Unspecified, |last| {
-            history::status(last)
-        });
-    for (who, info) in [("list", listed), ("description", described)] {
-        if info.status() != status {
-            return Err(format!(
-                "the {who} says {:?}, the history {status:?}",
-                info.status()
-            ));
-        }
-    }
-    let closed = status != WorkflowExecutionStatus::Running;
-    for (who, info) in [("list", listed), ("description", described)] {
-        if closed && info.history_length != events.len() as i64 {
-            return Err(format!(
-                "the {who} says {} events, the history has {}",
-                info.history_length,
-                events.len()
-            ));
-        }
-        if closed && info.close_time != events.last().and_then(|last| last.event_time) {
-            return Err(format!("the {who} has another close time than the history"));
-        }
-    }
-    Ok(())
-}
-
-/// The ledger against all histories.
-fn judge(shared: &mut Shared, all: &[(String, String, Vec<HistoryEvent>)]) {
-    let mut completed = BTreeSet::new();
-    let mut results = BTreeSet::new();
-    let mut signals = BTreeSet::new();
-    let mut scheduled = BTreeSet::new();
-    let mut open: BTreeMap<&str, Vec<(i64, i64)>> = BTreeMap::new();
-    let mut found = Vec::new();
-    for (workflow, run, events) in all {
-        for event in events {
-            let Some(attributes) = &event.attributes else {
-                continue;
-            };
-            match attributes {
-                E::WorkflowTaskCompletedEventAttributes(a) => {
-                    if !completed.insert(a.identity.clone()) {
-                        found.push(format!("the completion {} is there twice", a.identity));
-                    }
-                    if !a.identity.starts_with(run.as_str()) {
-                        found.push(format!("run {run} has a completion of {}", a.identity));
-                    }
-                }
-                E::ActivityTaskScheduledEventAttributes(a) => {
-                    scheduled.insert(format!("{run}/{}", a.activity_id));
-                }
-                E::ActivityTaskCompletedEventAttributes(a) => {
-                    let result = result(&a.result);
-                    if !shared.ledger.results.contains_key(&result) {
-                        found.push(format!("no worker had the result {result:?} of run {run}"));
-                    }
-                    if !results.insert(result.clone()) {
-                        found.push(format!("the result {result} is there twice"));
-                    }
-                }
-                E::WorkflowExecutionSignaledEventAttributes(a)
-                    if !signals.insert((workflow.clone(), a.signal_name.clone())) =>
-                {
-                    found.push(format!("{workflow} has {} twice", a.signal_name));
-                }
-                _ => {}
-            }
-        }
-        let time = |event: Option<&HistoryEvent>| {
-            event
-                .and_then(|event| event.event_time.as_ref())
-                .map_or(0, history::nanos)
-        };
-        let closed = events.last().and_then(history::closing).is_some();
-        let end = if closed {
-            time(events.last())
-        } else {
-            i64::MAX
-        };
-        open.entry(workflow)
-            .or_default()
-            .push((time(events.first()), end));
-        let shown = shared.ledger.shown.get(run).map_or(0, Vec::len);
-        if shown > events.len() {
-            found.push(format!("run {run} lost events that were shown"));
-        }
-    }
-    for (workflow, mut runs) in open {
-        runs.sort_unstable();
-        if runs.windows(2).any(|pair| pair[0].1 > pair[1].0) {
-            found.push(format!("two runs of {workflow} were open at a time"));
-        }
-    }
-    let ledger = &shared.ledger;
-    let runs: BTreeSet<&String> = all.iter().map(|(_, run, _)| run).collect();
-    found.extend(
-        ledger
-            .shown
-            .keys()
-            .filter(|run| !runs.contains(run))
-            .map(|run| format!("run {run} was shown and is gone")),
-    );
-    found.extend(
-        ledger
-            .completed
-            .difference(&completed)
-            .map(|mark| format!("the completion {mark} was acknowledged and is lost")),
-    );
-    found.extend(
-        ledger
-            .signals
-            .difference(&signals)
-            .map(|signal| format!("the signal {signal:?} was acknowledged and is lost")),
-    );
-    let acknowledged = ledger
-        .results
-        .iter()
-        .filter(|(_, acknowledged)| **acknowledged);
-    found.extend(
-        acknowledged
-            .filter(|(result, _)| !results.contains(*result))
-            .map(|(result, _)| format!("the result {result} was acknowledged and is lost")),
-    );
-    let invented = ledger.activity_tasks.keys().filter(|task| {
-        !task
-            .rsplit_once('/')
-            .is_some_and(|(activity, _)| scheduled.contains(activity))
-    });
-    found.extend(invented.map(|task| format!("the activity task {task} is in no history")));
-    found.into_iter().for_each(|what| shared.find(what));
 }

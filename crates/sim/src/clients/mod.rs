@@ -1,7 +1,12 @@
-//! Clients: each has a workflow that it starts, signals, looks at, perhaps terminates, and waits for.
+//! Clients: each has a workflow that it starts, signals, updates, asks, perhaps cancels, resets or
+//! terminates, and waits for.
 //!
 //! A request that was not answered, or was answered with "unavailable", is sent again with the same
 //! request id until it is answered.
+
+mod query;
+mod reset;
+mod update;
 
 use std::time::Duration;
 
@@ -16,6 +21,7 @@ use tidemill_proto::with_history::WithHistory;
 use tidemill_server::Call;
 use tokio::time::Instant;
 
+use crate::host;
 use crate::life::Link;
 use crate::oracle;
 use crate::world::{Client, World, now};
@@ -25,7 +31,7 @@ pub(crate) const QUEUE: &str = "queue";
 /// Sends the clients on their way, where they are.
 pub(crate) fn begin(link: &Link) {
     for (at, workflow) in link.world.plan.workflows.iter().enumerate() {
-        if !workflow.is_child {
+        if !workflow.is_child && !workflow.is_absent {
             tokio::spawn(attend(link.clone(), at));
         }
     }
@@ -35,7 +41,9 @@ pub(crate) fn begin(link: &Link) {
 pub(crate) fn undone(world: &World) -> Vec<String> {
     let workflows = world.plan.workflows.iter().enumerate();
     let undone = workflows.filter(|(at, workflow)| {
-        !workflow.is_child && !world.with(|shared| shared.clients[*at].closed)
+        !workflow.is_child
+            && !workflow.is_absent
+            && !world.with(|shared| shared.clients[*at].closed)
     });
     undone.map(|(_, workflow)| workflow.id.clone()).collect()
 }
@@ -111,6 +119,18 @@ async fn attend(link: Link, at: usize) {
     until(workflow.starts_at).await;
     start(&link, at).await;
     let begun = link.client(at, |client| client.started_at);
+    for (number, after) in workflow.updates.iter().enumerate() {
+        tokio::spawn(update::send(link.clone(), at, number, begun + *after));
+    }
+    for (number, after) in workflow.queries.iter().enumerate() {
+        tokio::spawn(query::ask(link.clone(), at, number, begun + *after));
+    }
+    if let Some(after) = workflow.cancelled_after {
+        tokio::spawn(cancel(link.clone(), at, begun + after));
+    }
+    if let Some(after) = workflow.reset_after {
+        tokio::spawn(reset::reset(link.clone(), at, begun + after));
+    }
     while link.client(at, |client| client.signals) < workflow.signals.len() {
         let number = link.client(at, |client| client.signals);
         until(begun + workflow.signals[number]).await;
@@ -121,6 +141,11 @@ async fn attend(link: Link, at: usize) {
         terminate(&link, at).await;
     }
     wait_for_the_end(&link, at).await;
+}
+
+/// The run that a reset has made.
+fn new_run(client: &Client) -> Option<String> {
+    client.reset.clone().and_then(|reset| reset.new_run)
 }
 
 /// Some requests are sent twice.
@@ -179,7 +204,10 @@ async fn signal(link: &Link, at: usize, number: usize) {
         ..Default::default()
     };
     let mut answered = false;
+    let is_to_be_reset = link.world.plan.workflows[at].reset_after.is_some();
     while !answered {
+        // A run that is over may be reset, and wait for it again.
+        let was_reset = link.client(at, |client| new_run(client).is_some());
         for _ in 0..times(link) {
             let sent = link.server.signal_workflow_execution(
                 &link.namespace,
@@ -195,13 +223,18 @@ async fn signal(link: &Link, at: usize, number: usize) {
                         .with(|shared| shared.ledger.signalled(id, &request.signal_name));
                 }
                 // It has closed: it was terminated, or has had the signal.
-                Err(Error::NotFound(_)) => answered = true,
+                Err(Error::NotFound(_)) => answered = was_reset || !is_to_be_reset,
                 Err(_) => {}
             }
         }
         link.world.dawdle(300).await;
     }
     link.client(at, |client| client.signals = number + 1);
+    let queries = &link.world.plan.workflows[at].queries;
+    if !queries.is_empty() {
+        // Before the workflow has had it.
+        tokio::spawn(query::ask(link.clone(), at, queries.len() + number, now()));
+    }
 }
 
 async fn terminate(link: &Link, at: usize) {
@@ -227,11 +260,47 @@ async fn terminate(link: &Link, at: usize) {
     }
 }
 
+async fn cancel(link: Link, at: usize, when: Duration) {
+    until(when).await;
+    let id = &link.world.plan.workflows[at].id;
+    while !link.client(at, |client| client.cancelled) {
+        let request = RequestCancelWorkflowExecutionRequest {
+            workflow_execution: execution(id, ""),
+            request_id: format!("cancel-{id}"),
+            ..Default::default()
+        };
+        for _ in 0..times(&link) {
+            let asked = link.server.request_cancel_workflow_execution(
+                &link.namespace,
+                request.clone(),
+                call_for(Duration::from_secs(5)),
+            );
+            let answer = asked.await;
+            link.note(&format!("cancel {id}"), &answer, |_| "ok".into());
+            if answer.is_ok() {
+                link.world.with(|shared| {
+                    shared.stats.cancels += 1;
+                    shared.ledger.cancelled(id, host::wall());
+                });
+            }
+            if matches!(answer, Ok(_) | Err(Error::NotFound(_))) {
+                link.client(at, |client| client.cancelled = true);
+            }
+        }
+        link.world.dawdle(300).await;
+    }
+}
+
 /// Waits for the last run of the chain to close.
 async fn wait_for_the_end(link: &Link, at: usize) {
-    let id = &link.world.plan.workflows[at].id;
+    let workflow = &link.world.plan.workflows[at];
+    let id = &workflow.id;
+    // A reset makes a new run of one that may be over.
+    while workflow.reset_after.is_some() && link.client(at, |client| new_run(client).is_none()) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let mut run = link
-        .client(at, |client| client.run_id.clone())
+        .client(at, |client| new_run(client).or(client.run_id.clone()))
         .unwrap_or_default();
     while !link.client(at, |client| client.closed) {
         let request = GetWorkflowExecutionHistoryRequest {
@@ -260,7 +329,7 @@ async fn wait_for_the_end(link: &Link, at: usize) {
 
 /// Somebody who reads: lists, histories.
 async fn look_around(link: Link) {
-    loop {
+    while !link.world.is_over() {
         link.world.dawdle(3_000).await;
         let request = ListWorkflowExecutionsRequest {
             query: "ExecutionStatus = 'Running'".into(),
@@ -292,18 +361,29 @@ pub(crate) fn decoded<M: Message + Default, const TAG: u32>(answer: WithHistory<
 
 /// A whole history, which is checked.
 pub(crate) async fn read(link: &Link, id: &str, run: &str) -> Result<Vec<HistoryEvent>, Error> {
+    let request = GetWorkflowExecutionHistoryRequest {
+        maximum_page_size: 1 + link.world.below(20) as i32,
+        ..Default::default()
+    };
+    let events = pages(link, id, run, request).await?;
+    link.world
+        .with(|shared| oracle::observe(shared, run, &events));
+    Ok(events)
+}
+
+/// The pages of a history from the one that a request asks for.
+pub(crate) async fn pages(
+    link: &Link,
+    id: &str,
+    run: &str,
+    mut request: GetWorkflowExecutionHistoryRequest,
+) -> Result<Vec<HistoryEvent>, Error> {
     let mut events = Vec::new();
-    let mut token = Vec::new();
+    request.execution = execution(id, run);
     loop {
-        let request = GetWorkflowExecutionHistoryRequest {
-            execution: execution(id, run),
-            maximum_page_size: 1 + link.world.below(20) as i32,
-            next_page_token: token,
-            ..Default::default()
-        };
         let page = link.server.get_workflow_execution_history(
             &link.namespace,
-            request,
+            request.clone(),
             call_for(Duration::from_secs(5)),
         );
         let answer = page.await.map(decoded);
@@ -314,14 +394,11 @@ pub(crate) async fn read(link: &Link, id: &str, run: &str) -> Result<Vec<History
         );
         let page = answer?;
         events.extend(page.history.unwrap_or_default().events);
-        token = page.next_page_token;
-        if token.is_empty() {
-            break;
+        request.next_page_token = page.next_page_token;
+        if request.next_page_token.is_empty() {
+            return Ok(events);
         }
     }
-    link.world
-        .with(|shared| oracle::observe(shared, run, &events));
-    Ok(events)
 }
 
 pub(crate) fn execution(id: &str, run: &str) -> Option<WorkflowExecution> {
