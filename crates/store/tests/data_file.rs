@@ -102,6 +102,7 @@ fn data_file() -> Vec<u8> {
 fn a_newer_format_is_refused_untouched() {
     let mut bytes = data_file();
     bytes[60..64].copy_from_slice(&99i32.to_be_bytes());
+    tidemill_checksums::seal(&mut bytes[..4096], 1);
     let refused = refused(&bytes);
     assert!(
         matches!(
@@ -113,6 +114,24 @@ fn a_newer_format_is_refused_untouched() {
         ),
         "{refused}"
     );
+}
+
+#[test]
+fn a_changed_format_number_is_damage() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("data.db");
+    drop(open(&path).unwrap());
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[60] ^= 0x10;
+    fs::write(&path, &bytes).unwrap();
+    match error(&path) {
+        Error::Corrupt(reason) => assert!(
+            reason.contains("page 1 is not as it was written"),
+            "{reason}"
+        ),
+        other => panic!("{other}"),
+    }
+    assert_eq!(fs::read(&path).unwrap(), bytes);
 }
 
 #[test]

@@ -224,6 +224,14 @@ pub(super) fn check_header(path: &Path, mut data: &File) -> Result<(), Error> {
         found = found.max(schema::format(&conn)?);
     }
     if found > schema::FORMAT {
+        // The header was read past its checksum: a changed byte makes a newer format as well.
+        if let Err(Error::Corrupt(fault)) =
+            reader_connection(path).and_then(|conn| schema::format(&conn))
+        {
+            return Err(Error::Corrupt(format!(
+                "{fault} (its header names format {found}: if a newer tidemill wrote it, start that one)"
+            )));
+        }
         return Err(Error::NewerFormat {
             found,
             supported: schema::FORMAT,
