@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use tempfile::TempDir;
-use tidemill_store::sqlite::{Durability, Options, SqliteStore};
+use tidemill_store::sqlite::{Durability, Options, SqliteStore, reseal};
 use tidemill_store::{Commit, Error, NamespaceWrite, RunNo, Store};
 
 fn open(path: &Path) -> Result<SqliteStore, Error> {
@@ -132,6 +132,65 @@ fn a_changed_format_number_is_damage() {
         other => panic!("{other}"),
     }
     assert_eq!(fs::read(&path).unwrap(), bytes);
+}
+
+/// What a killed process leaves, after a program that knows no checksums had it open.
+fn closed_by_another_program(folder: &Path) -> std::path::PathBuf {
+    let (path, killed) = (folder.join("data.db"), folder.join("killed.db"));
+    let store = open(&path).unwrap();
+    for id in 1..20 {
+        store.apply(&[&record(id, 3_000)]).unwrap();
+    }
+    fs::copy(&path, &killed).unwrap();
+    fs::copy(folder.join("data.db-wal"), folder.join("killed.db-wal")).unwrap();
+    let other = rusqlite::Connection::open(&killed).unwrap();
+    let read: i64 = other
+        .query_row("SELECT count(*) FROM namespaces", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(read, 19);
+    other.close().unwrap();
+    assert!(!folder.join("killed.db-wal").exists());
+    killed
+}
+
+#[test]
+fn what_another_program_wrote_is_accepted_when_somebody_says_so() {
+    let folder = TempDir::new().unwrap();
+    let killed = closed_by_another_program(folder.path());
+    match error(&killed) {
+        Error::Corrupt(reason) => assert!(reason.contains("another program wrote it"), "{reason}"),
+        other => panic!("{other}"),
+    }
+    assert!(reseal(&killed).unwrap() > 10);
+    assert_eq!(reseal(&killed).unwrap(), 0);
+    assert_eq!(names(&open(&killed).unwrap()).len(), 19);
+}
+
+#[test]
+fn a_file_with_other_damage_is_not_accepted_and_stays_as_it_is() {
+    let folder = TempDir::new().unwrap();
+    let killed = closed_by_another_program(folder.path());
+    reseal(&killed).unwrap();
+    let mut bytes = fs::read(&killed).unwrap();
+    let value = bytes.windows(99).position(|them| them == [9; 99]).unwrap();
+    bytes[value] ^= 1;
+    let unsealed = bytes.len() - tidemill_checksums::TRAILER;
+    bytes[unsealed..].fill(0);
+    fs::write(&killed, &bytes).unwrap();
+    match reseal(&killed).unwrap_err() {
+        Error::Corrupt(reason) => assert!(
+            reason.contains(&format!(": {}", value / 4096 + 1)),
+            "{reason}"
+        ),
+        other => panic!("{other}"),
+    }
+    assert_eq!(fs::read(&killed).unwrap(), bytes);
+    let held = open(&folder.path().join("held.db")).unwrap();
+    assert!(matches!(
+        reseal(&folder.path().join("held.db")),
+        Err(Error::Locked { .. })
+    ));
+    drop(held);
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! `tidemill engine doctor|backup|restore`: what operators do to an engine and its data file.
+//! `tidemill engine doctor|backup|restore|reseal`: what operators do to an engine and its data file.
 
 mod backup;
 mod doctor;
+mod reseal;
 mod restore;
 
 use clap::Subcommand;
@@ -18,6 +19,8 @@ pub(crate) enum Tool {
     Backup(backup::Arguments),
     /// Make a data file from a backup.
     Restore(restore::Arguments),
+    /// Accept a data file that another program, such as the sqlite3 shell, wrote to.
+    Reseal(reseal::Arguments),
 }
 
 pub(crate) fn run(tool: Tool) -> Result<(), Failure> {
@@ -25,6 +28,7 @@ pub(crate) fn run(tool: Tool) -> Result<(), Failure> {
         Tool::Doctor(arguments) => doctor::run(arguments),
         Tool::Backup(arguments) => backup::run(arguments),
         Tool::Restore(arguments) => restore::run(arguments),
+        Tool::Reseal(arguments) => reseal::run(arguments),
     }
 }
 

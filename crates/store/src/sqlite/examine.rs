@@ -104,7 +104,7 @@ fn pairs(conn: &Connection, sql: &str) -> Result<Vec<Size>, Error> {
 }
 
 /// SQLite's own check. It names trees by their root page; people know them as tables.
-fn integrity(conn: &Connection, damage: &mut Vec<String>) {
+pub(super) fn integrity(conn: &Connection, damage: &mut Vec<String>) {
     let trees: HashMap<i64, String> = pairs(conn, "SELECT name, rootpage FROM sqlite_schema")
         .unwrap_or_default()
         .into_iter()

@@ -12,6 +12,7 @@ mod open;
 pub(crate) mod read;
 mod read_only;
 mod readers;
+mod reseal;
 mod schema;
 mod staging;
 mod write;
@@ -24,6 +25,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 pub use self::backup::restore;
 pub use self::read_only::ReadOnly;
+pub use self::reseal::reseal;
 
 use self::checkpoint::{Checkpointer, Fsyncs};
 use self::readers::Readers;

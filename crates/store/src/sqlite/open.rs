@@ -238,16 +238,20 @@ pub(super) fn check_header(path: &Path, mut data: &File) -> Result<(), Error> {
     Ok(())
 }
 
+/// Bytes of a page, as the header says.
+pub(super) fn page_size(header: &[u8]) -> usize {
+    match u16::from_be_bytes([header[16], header[17]]) {
+        1 => 65536,
+        size => usize::from(size).max(512),
+    }
+}
+
 /// Compares the checksum of the page that the header is in: what is read here, SQLite did not read.
 fn first_page_is_sound(data: &File, header: &[u8]) -> bool {
     if usize::from(header[20]) != tidemill_checksums::TRAILER {
         return true;
     }
-    let size = match u16::from_be_bytes([header[16], header[17]]) {
-        1 => 65536,
-        size => usize::from(size).max(512),
-    };
-    let mut page = vec![0; size];
+    let mut page = vec![0; page_size(header)];
     data.read_exact_at(&mut page, 0).is_ok()
         && tidemill_checksums::check(&page, 1) == tidemill_checksums::Found::Sound
 }

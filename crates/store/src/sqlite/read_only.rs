@@ -64,7 +64,7 @@ impl ReadOnly {
         let conn = match logged {
             true => tidemill_checksums::open(&path, flags),
             // Without a log nothing but the file is needed: no index is made, no lock is taken.
-            false => tidemill_checksums::open(uri(&path), flags | OpenFlags::SQLITE_OPEN_URI),
+            false => tidemill_checksums::open(immutable(&path), flags | OpenFlags::SQLITE_OPEN_URI),
         };
         let conn = conn.map_err(|fault| open::refused(&path, fault))?;
         conn.busy_timeout(open::BUSY_TIMEOUT)?;
@@ -109,7 +109,7 @@ fn lock(path: &Path) -> Result<Option<File>, Error> {
 }
 
 /// The file as one that nobody changes.
-fn uri(path: &Path) -> String {
+pub(super) fn immutable(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
 
     let mut uri = String::from("file:");
@@ -134,7 +134,7 @@ mod tests {
             ("/a/b.db", "file:/a/b.db?immutable=1"),
             ("/a b?c#d%", "file:/a%20b%3Fc%23d%25?immutable=1"),
         ] {
-            assert_eq!(uri(Path::new(path)), expected);
+            assert_eq!(immutable(Path::new(path)), expected);
         }
     }
 }
