@@ -23,6 +23,7 @@ const KNOW_BOTH_SIDES: &[&str] = &[
     "tidemill-sim",
     "tidemill-fuzzing",
     "tidemill-server-models",
+    "tidemill-store-models",
 ];
 /// Our crates that each crate may name.
 const EDGES: &[(&str, &[&str])] = &[

@@ -244,7 +244,8 @@ mod tests {
     fn found() -> Examination {
         Examination {
             data: "a.db".into(),
-            format: 2,
+            format: 4,
+            checksums: true,
             page_bytes: 4096,
             bytes: 1 << 20,
             complete: true,
@@ -255,12 +256,21 @@ mod tests {
     }
 
     #[test]
+    fn a_file_without_checksums_says_how_to_have_them() {
+        let older = Examination {
+            checksums: false,
+            ..found()
+        };
+        assert!(text(&older).contains("\nNo checksums a changed byte"));
+    }
+
+    #[test]
     fn a_healthy_file_is_a_few_lines() {
         assert_eq!(
             text(&found()),
             "\
 Data         a.db
-Size         1 MiB, of which 0 B is free; format 2, pages of 4 KiB
+Size         1 MiB, of which 0 B is free; format 4, pages of 4 KiB
 Integrity    every page and record was looked at: no damage
 Runs         2 open, of which 0 wait for a signal, an update or a cancel request only; 7 closed
 "
