@@ -26,6 +26,8 @@ inputs:
   url: { type: string }
   index: { type: string }
 defaults:
+  # Each kill is an attempt of what it hits, and all of them may hit the same.
+  retry: { attempts: 100 }
   timeout: { heartbeat: 2s }
 stages:
   - uses: documents.load
