@@ -41,6 +41,7 @@ use self::thread::Thread;
 use crate::log::disk::{Disk, OsDisk};
 use crate::log::{self, Log, LogId};
 use crate::sqlite::{SqliteStore, Writer};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::{Commit, Error};
 
@@ -107,6 +108,8 @@ struct Shared {
     /// A handle on SQLite's log, which has been open since before it was written, so that it hears of
     /// every write that fails.
     wal: Option<File>,
+    /// A flush of it failed. The system may have given up what it held, so that later ones succeed.
+    wal_failed: AtomicBool,
     options: Options,
 }
 
@@ -179,6 +182,7 @@ impl LoggedStore {
             id,
             disk,
             wal,
+            wal_failed: AtomicBool::new(false),
             options,
         });
         Ok(LoggedStore {
@@ -387,11 +391,30 @@ impl Shared {
         if let Some(wal) = &self.wal {
             self.orders.count_sync();
             if wal.sync_data().is_err() {
+                self.wal_failed.store(true, Ordering::Relaxed);
                 return false;
             }
         }
+        if !self.trusted() {
+            return false;
+        }
         self.log.release(applied);
         true
+    }
+
+    /// After a failed flush, only what was copied into the data file since then is known to be on disk.
+    fn trusted(&self) -> bool {
+        if !self.wal_failed.load(Ordering::Relaxed) && !self.sqlite.writer().flush_failed() {
+            return true;
+        }
+        let Ok((mut front, mut writer)) = self.front() else {
+            return false;
+        };
+        let copied = self.write_out(&mut front, &mut writer).is_ok() && writer.copy_all();
+        if copied {
+            self.wal_failed.store(false, Ordering::Relaxed);
+        }
+        copied
     }
 
     fn tend(&self) -> bool {

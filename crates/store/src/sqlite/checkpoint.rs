@@ -15,8 +15,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::Connection;
 use rusqlite::wal::CheckpointMode;
+use rusqlite::{Connection, ErrorCode};
 
 use super::open;
 use crate::Error;
@@ -51,6 +51,9 @@ struct Shared {
     /// The thread's pass is over; the rest is the writer's.
     passed: AtomicBool,
     fsyncs: AtomicU64,
+    /// A copy or a flush failed. What it was to write the system may have given up, and a later flush
+    /// that succeeds says nothing of it.
+    failed: AtomicBool,
     orders: Mutex<Orders>,
     ordered: Condvar,
 }
@@ -166,6 +169,23 @@ impl Checkpointer {
         }
     }
 
+    /// Whether a copy or a flush failed since [`copy_all`](Self::copy_all).
+    pub(super) fn failed(&self) -> bool {
+        self.shared.failed.load(Ordering::Relaxed)
+    }
+
+    /// Copies all of the log into the data file, which is flushed, and empties it. Says whether it came
+    /// to that; no transaction may be open.
+    pub(super) fn copy_all(&self, writer: &Connection) -> bool {
+        let _ = writer.busy_timeout(LONG_READS_WAIT);
+        let emptied = writer.wal_checkpoint_v2(None::<&str>, CheckpointMode::TRUNCATE);
+        let _ = writer.busy_timeout(open::BUSY_TIMEOUT);
+        if emptied.is_ok() {
+            self.shared.failed.store(false, Ordering::Relaxed);
+        }
+        emptied.is_ok()
+    }
+
     /// Copies what the thread left. Failure costs nothing but a longer log: what is committed is in it.
     fn finish(&self, writer: &Connection, frames: i64) {
         let wait = if frames < LONG_FRAMES {
@@ -176,6 +196,11 @@ impl Checkpointer {
         // Setting a timeout cannot fail on an open connection.
         let _ = writer.busy_timeout(wait);
         let finished = writer.wal_checkpoint_v2(None::<&str>, CheckpointMode::RESTART);
+        if let Err(fault) = &finished
+            && fault.sqlite_error_code() != Some(ErrorCode::DatabaseBusy)
+        {
+            self.shared.failed.store(true, Ordering::Relaxed);
+        }
         let _ = writer.busy_timeout(open::BUSY_TIMEOUT);
         // Kept from restarting the log, it may have copied all the same. A passive checkpoint tells.
         if let Ok((_, copied)) =
@@ -211,12 +236,17 @@ fn run(shared: &Shared, conn: &Connection, data: &File) {
             }
             orders.pass = false;
         }
-        if let Ok((_, copied)) = conn.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
+        let flushed = match conn.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
             // With commits beside it, SQLite leaves the data file's flush to the pass that copies the
             // last page. That is the writer's, so most of it is done here.
-            if !shared.checkpointed(copied) && data.sync_data().is_ok() {
+            Ok((_, copied)) if !shared.checkpointed(copied) => {
                 shared.fsyncs.fetch_add(1, Ordering::Relaxed);
+                data.sync_data().is_ok()
             }
+            copied => copied.is_ok(),
+        };
+        if !flushed {
+            shared.failed.store(true, Ordering::Relaxed);
         }
         shared.passed.store(true, Ordering::Release);
     }
