@@ -13,10 +13,11 @@ from __future__ import annotations
 import random
 import re
 import struct
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 SECTOR = 512
 PAGE = 4096
@@ -41,16 +42,26 @@ class Note:
         return self.data.decode().split("\0")
 
 
+def notes(trace: BinaryIO) -> Iterator[Note]:
+    """As many as there are whole; the next call goes on after them."""
+    while True:
+        begin = trace.tell()
+        head = trace.read(NOTE.size)
+        if len(head) == NOTE.size:
+            time_ns, offset, length, fd, sync, op, flag = NOTE.unpack(head)
+            data = trace.read(length)
+            if len(data) == length:
+                yield Note(time_ns, offset, fd, sync, op.decode(), flag, data)
+                continue
+        trace.seek(begin)
+        return
+
+
 def read(path: Path) -> Iterator[Note]:
     with path.open("rb") as file:
-        while head := file.read(NOTE.size):
-            if len(head) < NOTE.size:
-                raise ValueError(f"{path} ends within a note")
-            time_ns, offset, length, fd, sync, op, flag = NOTE.unpack(head)
-            data = file.read(length)
-            if len(data) < length:
-                raise ValueError(f"{path} ends within a note")
-            yield Note(time_ns, offset, fd, sync, op.decode(), flag, data)
+        yield from notes(file)
+        if file.read(1):
+            raise ValueError(f"{path} ends within a note")
 
 
 @dataclass(eq=False)
@@ -152,8 +163,11 @@ class Disk:
     synced: dict[str, File] = field(default_factory=dict)
     namings: list[Naming] = field(default_factory=list)
     time_ns: int = 0
-    syncs: int = 0
-    failed_syncs: int = 0
+    syncs: Counter[str] = field(default_factory=Counter)
+    """By the name of the file, as the others."""
+    failed_syncs: Counter[str] = field(default_factory=Counter)
+    hollow_syncs: Counter[str] = field(default_factory=Counter)
+    """Those that succeeded, though of what a failed one gave up not all had been written again."""
     _open: dict[int, tuple[str, File | None]] = field(default_factory=dict)
     _under_way: dict[tuple[int, int], tuple[File | None, list[Change], list[Naming]]] = field(
         default_factory=dict
@@ -218,12 +232,15 @@ class Disk:
         file, changes, namings = self._under_way.pop((note.fd, note.sync))
         if self.lie and self.lie.search(path):
             return
+        name = Path(path).name
         if note.op == "f":
-            self.failed_syncs += 1
+            self.failed_syncs[name] += 1
             if file is not None:
                 file.fail(_count(file, changes))
             return
-        self.syncs += 1
+        self.syncs[name] += 1
+        if file is not None and file.forgotten:
+            self.hollow_syncs[name] += 1
         if file is None:
             for naming in namings:
                 if naming in self.namings:

@@ -4,8 +4,8 @@
  *   DISK_FOLDER   the folder; an absolute path
  *   DISK_TRACE    where the trace is appended, if there is to be one
  *   DISK_CONTROL  a FIFO with commands, one letter each: n, r, i (from now on writes, truncations, syncs and
- *                 creations fail with ENOSPC, EROFS, EIO), s (syncs alone fail, with EIO), o (all is done
- *                 again), k (dies by SIGKILL)
+ *                 creations fail with ENOSPC, EROFS, EIO), s (syncs alone fail, with EIO), d, w (those of the
+ *                 data file, or of SQLite's log), o (all is done again), k (dies by SIGKILL)
  *
  * The order of the trace is what proves something: a write is noted when it was done, a sync when it begins
  * and when it was done. So a sync covers the writes that were noted before its beginning, and what a client
@@ -45,8 +45,11 @@ struct note {
 static char folder[4096];
 static size_t folder_length;
 static int trace = -1;
+/* What a descriptor is of: 0 for a file elsewhere, 'd' the data file, 'w' SQLite's log, '-' another one. */
 static char known[FILES];
-static volatile int failure, sync_failure;
+/* The kind of file whose syncs fail, 's' for all. */
+static volatile char failing_syncs;
+static volatile int failure;
 static uint32_t syncs;
 static pthread_mutex_t noting = PTHREAD_MUTEX_INITIALIZER;
 /* Held shared by calls, exclusively by death. */
@@ -91,8 +94,8 @@ static void *obey(void *path) {
       if (command == 'n') failure = ENOSPC;
       if (command == 'r') failure = EROFS;
       if (command == 'i') failure = EIO;
-      if (command == 's') sync_failure = EIO;
-      if (command == 'o') failure = sync_failure = 0;
+      if (command == 's' || command == 'd' || command == 'w') failing_syncs = command;
+      if (command == 'o') failure = failing_syncs = 0;
       if (command == 'k') {
         pthread_rwlock_wrlock(&alive);
         kill(getpid(), SIGKILL);
@@ -121,6 +124,13 @@ __attribute__((constructor)) static void begin(void) {
 
 /* Files. */
 
+static int ends_with(const char *path, const char *end) {
+  size_t length = strlen(path), wanted = strlen(end);
+  return length >= wanted && !strcmp(path + length - wanted, end);
+}
+
+static char kind(const char *path) { return ends_with(path, ".db") ? 'd' : ends_with(path, ".db-wal") ? 'w' : '-'; }
+
 static int open_with(int (*real)(const char *, int, ...), const char *path, int flags, mode_t mode) {
   if (!inside(path)) return real(path, flags, mode);
   pthread_rwlock_rdlock(&alive);
@@ -133,7 +143,7 @@ static int open_with(int (*real)(const char *, int, ...), const char *path, int 
     pthread_mutex_lock(&opening);
     fd = real(path, flags, mode);
     if (fd >= 0 && fd < FILES) {
-      known[fd] = 1;
+      known[fd] = kind(path);
       char created = !there && (flags & O_CREAT), emptied = (flags & O_TRUNC) != 0;
       note('o', (char)(created | emptied << 1), fd, 0, 0, path, (uint32_t)strlen(path));
     }
@@ -224,8 +234,9 @@ static int sync_with(int (*real)(int), int fd) {
   uint32_t number = __atomic_add_fetch(&syncs, 1, __ATOMIC_RELAXED);
   note('b', 0, fd, 0, number, NULL, 0);
   int done = -1;
-  if (sync_failure)
-    errno = sync_failure;
+  char failing = failing_syncs;
+  if (failing == 's' || failing == known[fd])
+    errno = EIO;
   else if (!fails())
     done = real(fd);
   int why = errno;

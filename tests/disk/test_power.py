@@ -104,6 +104,15 @@ def test_a_cut_leaves_what_a_disk_may_hold(
     assert {cut(tmp_path, notes, rng).get("a") for _ in range(200)} == set(found)
 
 
+def test_a_sync_after_a_failed_one_is_hollow_unless_all_was_written_again() -> None:
+    before = [CREATE, *FOLDER_SYNC, write(b"xy"), *FAILED]
+    for again, hollow in [([], 1), ([write(b"z", 1)], 0), ([write(b"z", 5000)], 1)]:
+        disk = Disk(FOLDER)
+        for each in [*before, *again, *SYNC]:
+            disk.follow(each)
+        assert (disk.failed_syncs["a"], disk.hollow_syncs["a"]) == (1, hollow)
+
+
 def test_a_lie_makes_a_sync_void(tmp_path: Path) -> None:
     notes = [CREATE, *FOLDER_SYNC, write(b"x"), *SYNC]
     rng = random.Random(7)

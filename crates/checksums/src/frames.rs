@@ -2,8 +2,6 @@
 //! remembered.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString};
-use std::sync::{Arc, LazyLock, Weak};
 
 use parking_lot::Mutex;
 
@@ -18,19 +16,6 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    pub(crate) fn of(log: &CStr) -> Arc<Frames> {
-        static LOGS: LazyLock<Mutex<HashMap<CString, Weak<Frames>>>> =
-            LazyLock::new(Mutex::default);
-        let mut logs = LOGS.lock();
-        if let Some(frames) = logs.get(log).and_then(Weak::upgrade) {
-            return frames;
-        }
-        logs.retain(|_, frames| frames.strong_count() > 0);
-        let frames = Arc::new(Frames::default());
-        logs.insert(log.to_owned(), Arc::downgrade(&frames));
-        frames
-    }
-
     pub(crate) fn read(&self, data: &[u8], offset: u64) -> Result<(), String> {
         if !is_page(data.len()) {
             return Ok(());
@@ -66,22 +51,12 @@ mod tests {
 
     #[test]
     fn what_was_written_is_compared() {
-        let frames = Frames::of(c"/a/b-wal");
+        let frames = Frames::default();
         let mut page = vec![1; 4096];
         frames.write(&page, 56);
-        let elsewhere = Frames::of(c"/a/b-wal");
-        assert!(elsewhere.read(&page, 56).is_ok());
+        assert!(frames.read(&page, 56).is_ok());
         page[9] ^= 1;
-        assert!(elsewhere.read(&page, 56).is_err());
-        assert!(elsewhere.read(&page, 56 + 4120).is_ok(), "not written here");
-        assert!(Frames::of(c"/a/c-wal").read(&page, 56).is_ok());
-    }
-
-    #[test]
-    fn a_log_that_nobody_has_open_is_forgotten() {
-        let frames = Frames::of(c"/a/d-wal");
-        frames.write(&[1; 512], 56);
-        drop(frames);
-        assert!(Frames::of(c"/a/d-wal").read(&[2; 512], 56).is_ok());
+        assert!(frames.read(&page, 56).is_err());
+        assert!(frames.read(&page, 56 + 4120).is_ok(), "not written here");
     }
 }

@@ -11,10 +11,16 @@
 //! compares when it recovers, would not fit then. What this process wrote to a log it remembers the sums
 //! of, and compares them.
 //!
+//! **A flush that succeeds means that all of it is on disk**, though one before it failed: what that one was
+//! to write is written again first (`unflushed.rs`). [`Flusher`] does the same beside SQLite.
+//!
 //! SQLite takes all this as a virtual file system (VFS) that stands before the system's own.
 
+mod flusher;
 mod frames;
 mod pages;
+mod shared;
+mod unflushed;
 mod vfs;
 
 use std::cell::RefCell;
@@ -22,6 +28,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
 
+pub use self::flusher::Flusher;
 pub use self::pages::{Found, TRAILER, check, seal};
 
 /// Opens a file so that what is read from it is checked if it has checksums; or a database in memory,

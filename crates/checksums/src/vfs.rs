@@ -1,18 +1,20 @@
-//! What SQLite calls: the system's VFS, but for opening, closing, reading and writing a data file and
-//! its log.
+//! What SQLite calls: the system's VFS, but for opening, closing, reading, writing, cutting and flushing a data
+//! file and its log.
 #![expect(
     unsafe_code,
     reason = "SQLite's VFS is an interface of C: tables of functions that take pointers"
 )]
 
 use std::ffi::{CStr, c_int, c_void};
+use std::io;
 use std::slice;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use rusqlite::{Connection, ffi};
 
-use crate::frames::Frames;
 use crate::pages::Pages;
+use crate::shared::Shared;
+use crate::unflushed::{Medium, Unflushed};
 use crate::{DAMAGED, note};
 
 const NAME: &CStr = c"tidemill";
@@ -30,15 +32,16 @@ static REAL: OnceLock<Real> = OnceLock::new();
 
 /// What stands behind the system's own object in the memory of an open file.
 struct State {
-    /// The table that SQLite calls by: the system's, with our functions in four places.
+    /// The table that SQLite calls by: the system's, with our functions in some places.
     methods: ffi::sqlite3_io_methods,
     real: *const ffi::sqlite3_io_methods,
     role: Role,
+    shared: Arc<Shared>,
 }
 
 enum Role {
-    Pages(Pages),
-    Frames(std::sync::Arc<Frames>),
+    Data(Pages),
+    Log,
 }
 
 /// SQLite aligns the memory of a file to eight bytes.
@@ -133,14 +136,24 @@ unsafe extern "C" fn open(
         return code;
     }
     let role = if flags & ffi::SQLITE_OPEN_MAIN_DB != 0 {
-        Role::Pages(Pages::default())
+        Role::Data(Pages::default())
     } else if flags & ffi::SQLITE_OPEN_WAL != 0 {
-        // SAFETY: a log has a name, which ends with a zero and outlives the file.
-        Role::Frames(Frames::of(unsafe { CStr::from_ptr(name) }))
+        Role::Log
     } else {
         // Journals and temporary files stay the system's.
         return code;
     };
+    let first = || match role {
+        Role::Data(_) => Shared::default(),
+        // What it holds is copied to the data file once it is flushed.
+        Role::Log => Shared {
+            // SAFETY: the system has just opened it.
+            unflushed: Unflushed::inherited(unsafe { size(file) }),
+            ..Shared::default()
+        },
+    };
+    // SAFETY: data files and logs have a name, which ends with a zero.
+    let shared = Shared::of(unsafe { CStr::from_ptr(name) }, first);
     // SAFETY: the file is open, so its methods are set, and static. Its first field is ours to change:
     // only SQLite goes by it. State and object do not overlap.
     unsafe {
@@ -153,15 +166,36 @@ unsafe extern "C" fn open(
                 xClose: Some(close),
                 xRead: Some(read),
                 xWrite: Some(write),
+                xTruncate: Some(truncate),
+                xSync: Some(sync),
                 xDeviceCharacteristics: Some(characteristics),
                 ..*methods
             },
             real: methods,
             role,
+            shared,
         });
         (*file).pMethods = &raw const (*state).methods;
     }
     code
+}
+
+/// # Safety
+///
+/// The system has opened the file, and its methods are the system's.
+unsafe fn size(file: *mut ffi::sqlite3_file) -> u64 {
+    let mut size = 0;
+    // SAFETY: see above.
+    let told = unsafe {
+        (*(*file).pMethods)
+            .xFileSize
+            .map_or(ffi::SQLITE_ERROR, |tell| tell(file, &raw mut size))
+    };
+    if told == ffi::SQLITE_OK {
+        size as u64
+    } else {
+        0
+    }
 }
 
 /// # Safety
@@ -203,9 +237,11 @@ unsafe extern "C" fn read(
     }
     // SAFETY: the system has just filled it, and it is SQLite's to be filled until this returns.
     let data = unsafe { slice::from_raw_parts_mut(buffer.cast::<u8>(), amount as usize) };
-    let checked = match &mut state.role {
-        Role::Frames(frames) => frames.read(data, offset as u64),
-        Role::Pages(pages) => pages.read(data, offset as u64, &mut |more, at| {
+    let shared = &*state.shared;
+    let last = shared.unflushed.read(data, offset as u64);
+    let checked = last.and_then(|()| match &mut state.role {
+        Role::Log => shared.frames.read(data, offset as u64),
+        Role::Data(pages) => pages.read(data, offset as u64, &mut |more, at| {
             // SAFETY: the buffer is as long as is said.
             let code = unsafe {
                 read(
@@ -217,7 +253,7 @@ unsafe extern "C" fn read(
             };
             code == ffi::SQLITE_OK
         }),
-    };
+    });
     match checked {
         Ok(()) => ffi::SQLITE_OK,
         Err(damage) => {
@@ -246,18 +282,109 @@ unsafe extern "C" fn write(
         return ffi::SQLITE_ERROR;
     };
     let sealed = match &mut state.role {
-        Role::Frames(frames) => {
-            frames.write(data, offset as u64);
+        Role::Log => {
+            state.shared.frames.write(data, offset as u64);
             None
         }
-        Role::Pages(pages) => match pages.write(data, offset as u64) {
+        Role::Data(pages) => match pages.write(data, offset as u64) {
             Ok(sealed) => sealed,
             Err(()) => return ffi::SQLITE_IOERR_WRITE,
         },
     };
     let data = sealed.unwrap_or(data);
-    // SAFETY: as many bytes as SQLite gave.
-    unsafe { write(file, data.as_ptr().cast(), amount, offset) }
+    let mut code = ffi::SQLITE_OK;
+    state.shared.unflushed.write(data, offset as u64, || {
+        // SAFETY: as many bytes as SQLite gave.
+        code = unsafe { write(file, data.as_ptr().cast(), amount, offset) };
+        code == ffi::SQLITE_OK
+    });
+    code
+}
+
+/// # Safety
+///
+/// As `close`.
+unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, size: ffi::sqlite3_int64) -> c_int {
+    // SAFETY: see above.
+    let (state, Some(truncate)) = (unsafe {
+        let state = &*state(file);
+        (state, (*state.real).xTruncate)
+    }) else {
+        return ffi::SQLITE_ERROR;
+    };
+    let mut code = ffi::SQLITE_OK;
+    state.shared.unflushed.truncate(size as u64, || {
+        // SAFETY: SQLite's own arguments.
+        code = unsafe { truncate(file, size) };
+        code == ffi::SQLITE_OK
+    });
+    code
+}
+
+/// # Safety
+///
+/// As `close`.
+unsafe extern "C" fn sync(file: *mut ffi::sqlite3_file, flags: c_int) -> c_int {
+    // SAFETY: see above.
+    let state = unsafe { &*state(file) };
+    let mut handle = Handle {
+        file,
+        methods: state.real,
+        flags,
+    };
+    match state.shared.unflushed.flush(&mut handle) {
+        Ok(()) => ffi::SQLITE_OK,
+        // What the system's own returns for whatever it is.
+        Err(_) => ffi::SQLITE_IOERR_FSYNC,
+    }
+}
+
+/// A file in a call of SQLite's, by the system's methods.
+struct Handle {
+    file: *mut ffi::sqlite3_file,
+    methods: *const ffi::sqlite3_io_methods,
+    /// How it is to be flushed.
+    flags: c_int,
+}
+
+impl Handle {
+    fn done(code: Option<c_int>) -> io::Result<()> {
+        match code {
+            Some(ffi::SQLITE_OK) => Ok(()),
+            _ => Err(io::Error::other("the system failed to do it")),
+        }
+    }
+}
+
+impl Medium for Handle {
+    fn read(&mut self, data: &mut [u8], offset: u64) -> io::Result<()> {
+        let (buffer, amount) = (data.as_mut_ptr().cast(), data.len() as c_int);
+        // SAFETY: the file is open as long as SQLite's call lasts, and the buffer is as long as is said.
+        Self::done(unsafe {
+            (*self.methods)
+                .xRead
+                .map(|read| read(self.file, buffer, amount, offset as ffi::sqlite3_int64))
+        })
+    }
+
+    fn write(&mut self, data: &[u8], offset: u64) -> io::Result<()> {
+        let (buffer, amount) = (data.as_ptr().cast(), data.len() as c_int);
+        // SAFETY: as above.
+        Self::done(unsafe {
+            (*self.methods)
+                .xWrite
+                .map(|write| write(self.file, buffer, amount, offset as ffi::sqlite3_int64))
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        // SAFETY: as above.
+        Self::done(unsafe {
+            (*self.methods)
+                .xSync
+                .map(|sync| sync(self.file, self.flags))
+        })
+    }
 }
 
 /// # Safety

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
 use tidemill_checksums::{
-    DAMAGED, Found, TRAILER, check, is_checked, last_damage, make_checked, open,
+    DAMAGED, Flusher, Found, TRAILER, check, is_checked, last_damage, make_checked, open,
 };
 
 const PAGE: usize = 4096;
@@ -262,4 +262,23 @@ fn a_changed_page_of_the_log_is_an_error() {
     );
     fs::write(&log, &sound).unwrap();
     assert_eq!(all(&path).unwrap(), expected);
+}
+
+/// Another file's flushes would be of no use to SQLite.
+#[test]
+fn a_flusher_is_of_a_file_that_is_open() {
+    let folder = TempDir::new().unwrap();
+    let path = made(&folder).canonicalize().unwrap();
+    let handle = || {
+        fs::File::options()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .unwrap()
+    };
+    assert!(Flusher::new(&path, handle()).is_err());
+    let conn = open(&path, flags()).unwrap();
+    conn.execute("DELETE FROM t WHERE id = 1", []).unwrap();
+    let flusher = Flusher::new(&path, handle()).unwrap();
+    flusher.flush().unwrap();
 }

@@ -70,6 +70,8 @@ struct State {
     chain: u32,
     /// The last segment that was written to, and where it ends.
     tail: (u64, u64),
+    /// Why [`Log::release`] does not come, if somebody said so.
+    kept_for: Option<String>,
     buffer: Vec<u8>,
 }
 
@@ -105,6 +107,7 @@ impl Log {
                 next_lsn: first_lsn,
                 chain: 0,
                 tail: (0, 0),
+                kept_for: None,
                 buffer: Vec::new(),
             }),
             syncs: AtomicU64::new(0),
@@ -165,6 +168,7 @@ impl Log {
         let mut removed = Vec::new();
         {
             let state = &mut *self.state.lock();
+            state.kept_for = None;
             // The newest segment stays, whatever it holds: it says that there is a log, and where it ends.
             while (state.current.is_some() || state.sealed.len() > 1)
                 && state
@@ -187,6 +191,11 @@ impl Log {
             // What stays lies about until the log is removed as a whole, and is never read.
             let _ = self.disk.remove(file);
         }
+    }
+
+    /// Says why nothing can be released for now: what a log that is full at last tells.
+    pub fn keep(&self, reason: String) {
+        self.state.lock().kept_for = Some(reason);
     }
 
     /// How many segments [`release`](Self::release) may be able to free.
@@ -259,9 +268,10 @@ impl Log {
     fn begin_segment(&self, state: &mut State, size: u64) -> Result<(), Error> {
         seal(state);
         if state.sealed.len() >= SEALED_MAX {
-            return Err(Error::Io(
-                "the log is full: what it holds cannot be written into the data file".into(),
-            ));
+            let reason = state.kept_for.as_deref().unwrap_or("that takes too long");
+            return Err(Error::Io(format!(
+                "the log is full: what it holds cannot be written into the data file: {reason}"
+            )));
         }
         // The first that has room; a frame that none has room for makes one larger.
         let fits = |spare: &Spare| FIRST + size <= spare.bytes;

@@ -28,20 +28,20 @@ mod thread;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rusqlite::Connection;
+use tidemill_checksums::Flusher;
 
 use self::pending::Pending;
 use self::thread::Thread;
 use crate::log::disk::{Disk, OsDisk};
 use crate::log::{self, Log, LogId};
 use crate::sqlite::{SqliteStore, Writer};
-use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 use crate::{Commit, Error};
 
@@ -107,9 +107,7 @@ struct Shared {
     disk: Arc<dyn Disk>,
     /// A handle on SQLite's log, which has been open since before it was written, so that it hears of
     /// every write that fails.
-    wal: Option<File>,
-    /// A flush of it failed. The system may have given up what it held, so that later ones succeed.
-    wal_failed: AtomicBool,
+    wal: Option<Flusher>,
     options: Options,
 }
 
@@ -135,10 +133,10 @@ impl LoggedStore {
         let mut wal = path.as_os_str().to_owned();
         wal.push("-wal");
         OpenOptions::new()
+            .read(true)
             .write(true)
-            .create(true)
-            .truncate(false)
-            .open(wal)
+            .open(&wal)
+            .and_then(|file| Flusher::new(Path::new(&wal), file))
             .map_err(|fault| Error::Io(fault.to_string()))
             .and_then(|wal| Self::over(sqlite, Some(wal), Arc::new(disk), options)?.tended())
             .map_err(|error| match error {
@@ -152,7 +150,7 @@ impl LoggedStore {
 
     fn over(
         sqlite: SqliteStore,
-        wal: Option<File>,
+        wal: Option<Flusher>,
         disk: Arc<dyn Disk>,
         options: Options,
     ) -> Result<Self, Error> {
@@ -182,7 +180,6 @@ impl LoggedStore {
             id,
             disk,
             wal,
-            wal_failed: AtomicBool::new(false),
             options,
         });
         Ok(LoggedStore {
@@ -390,37 +387,20 @@ impl Shared {
         // which SQLite forces to disk before it does that.
         if let Some(wal) = &self.wal {
             self.orders.count_sync();
-            if wal.sync_data().is_err() {
-                self.wal_failed.store(true, Ordering::Relaxed);
+            if let Err(fault) = wal.flush() {
+                self.log.keep(fault.to_string());
                 return false;
             }
-        }
-        if !self.trusted() {
-            return false;
         }
         self.log.release(applied);
         true
     }
 
-    /// After a failed flush, only what was copied into the data file since then is known to be on disk.
-    fn trusted(&self) -> bool {
-        if !self.wal_failed.load(Ordering::Relaxed) && !self.sqlite.writer().flush_failed() {
-            return true;
-        }
-        let Ok((mut front, mut writer)) = self.front() else {
-            return false;
-        };
-        let copied = self.write_out(&mut front, &mut writer).is_ok() && writer.copy_all();
-        if copied {
-            self.wal_failed.store(false, Ordering::Relaxed);
-        }
-        copied
-    }
-
     fn tend(&self) -> bool {
-        if self.flush().is_err() {
+        if let Err(error) = self.flush() {
             // It stays staged, or in the log. The next time comes.
             self.orders.staged();
+            self.log.keep(error.to_string());
         }
         self.trim()
     }

@@ -10,13 +10,13 @@
 //! A log of [`PASS_FRAMES`] pages instead of SQLite's 1000 also lets a page that many commits touch
 //! be copied once for all of them.
 
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rusqlite::Connection;
 use rusqlite::wal::CheckpointMode;
-use rusqlite::{Connection, ErrorCode};
+use tidemill_checksums::Flusher;
 
 use super::open;
 use crate::Error;
@@ -51,9 +51,6 @@ struct Shared {
     /// The thread's pass is over; the rest is the writer's.
     passed: AtomicBool,
     fsyncs: AtomicU64,
-    /// A copy or a flush failed. What it was to write the system may have given up, and a later flush
-    /// that succeeds says nothing of it.
-    failed: AtomicBool,
     orders: Mutex<Orders>,
     ordered: Condvar,
 }
@@ -104,7 +101,7 @@ impl Checkpointer {
     /// Takes over the log of `writer`, which may hold what a crash left.
     pub(super) fn start(
         path: &Path,
-        data: Arc<File>,
+        data: Arc<Flusher>,
         writer: &mut Connection,
         synchronous: bool,
     ) -> Result<Self, Error> {
@@ -169,23 +166,6 @@ impl Checkpointer {
         }
     }
 
-    /// Whether a copy or a flush failed since [`copy_all`](Self::copy_all).
-    pub(super) fn failed(&self) -> bool {
-        self.shared.failed.load(Ordering::Relaxed)
-    }
-
-    /// Copies all of the log into the data file, which is flushed, and empties it. Says whether it came
-    /// to that; no transaction may be open.
-    pub(super) fn copy_all(&self, writer: &Connection) -> bool {
-        let _ = writer.busy_timeout(LONG_READS_WAIT);
-        let emptied = writer.wal_checkpoint_v2(None::<&str>, CheckpointMode::TRUNCATE);
-        let _ = writer.busy_timeout(open::BUSY_TIMEOUT);
-        if emptied.is_ok() {
-            self.shared.failed.store(false, Ordering::Relaxed);
-        }
-        emptied.is_ok()
-    }
-
     /// Copies what the thread left. Failure costs nothing but a longer log: what is committed is in it.
     fn finish(&self, writer: &Connection, frames: i64) {
         let wait = if frames < LONG_FRAMES {
@@ -196,11 +176,6 @@ impl Checkpointer {
         // Setting a timeout cannot fail on an open connection.
         let _ = writer.busy_timeout(wait);
         let finished = writer.wal_checkpoint_v2(None::<&str>, CheckpointMode::RESTART);
-        if let Err(fault) = &finished
-            && fault.sqlite_error_code() != Some(ErrorCode::DatabaseBusy)
-        {
-            self.shared.failed.store(true, Ordering::Relaxed);
-        }
         let _ = writer.busy_timeout(open::BUSY_TIMEOUT);
         // Kept from restarting the log, it may have copied all the same. A passive checkpoint tells.
         if let Ok((_, copied)) =
@@ -224,7 +199,7 @@ impl Drop for Checkpointer {
 }
 
 /// The thread: one pass for each order.
-fn run(shared: &Shared, conn: &Connection, data: &File) {
+fn run(shared: &Shared, conn: &Connection, data: &Flusher) {
     loop {
         {
             let mut orders = shared.orders.lock();
@@ -236,17 +211,13 @@ fn run(shared: &Shared, conn: &Connection, data: &File) {
             }
             orders.pass = false;
         }
-        let flushed = match conn.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
+        if let Ok((_, copied)) = conn.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
             // With commits beside it, SQLite leaves the data file's flush to the pass that copies the
-            // last page. That is the writer's, so most of it is done here.
-            Ok((_, copied)) if !shared.checkpointed(copied) => {
+            // last page. That is the writer's, so most of it is done here. Should it fail, that one will
+            // do it all.
+            if !shared.checkpointed(copied) && data.flush().is_ok() {
                 shared.fsyncs.fetch_add(1, Ordering::Relaxed);
-                data.sync_data().is_ok()
             }
-            copied => copied.is_ok(),
-        };
-        if !flushed {
-            shared.failed.store(true, Ordering::Relaxed);
         }
         shared.passed.store(true, Ordering::Release);
     }

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use tidemill_checksums::Flusher;
 
 pub use self::backup::restore;
 pub use self::read_only::ReadOnly;
@@ -70,7 +71,7 @@ pub struct SqliteStore {
 struct OpenFile {
     path: PathBuf,
     /// See `open::Opened::data`.
-    _data: Arc<File>,
+    _data: Arc<Flusher>,
     _lock: File,
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
+use tidemill_checksums::Flusher;
 
 use super::schema;
 use super::{Durability, Options};
@@ -28,7 +29,7 @@ pub(super) struct Opened {
     pub(super) path: PathBuf,
     /// A handle on the data file for flushing it. POSIX locks are dropped when a process closes *any*
     /// handle of a file, so this one must live as long as there is a connection.
-    pub(super) data: File,
+    pub(super) data: Flusher,
     /// Locked while this handle is open.
     pub(super) lock: File,
 }
@@ -78,6 +79,7 @@ pub(super) fn open(path: &Path, options: &Options) -> Result<Opened, Error> {
     // Checkpoints are run by `checkpoint`; the log gives space back after a burst.
     writer.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864; PRAGMA cache_size = -49152; PRAGMA temp_store = MEMORY;")?;
     writer.set_prepared_statement_cache_capacity(128);
+    let data = Flusher::new(&path, data).map_err(|fault| unusable(&path, &fault))?;
     Ok(Opened {
         writer,
         path,

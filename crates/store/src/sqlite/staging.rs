@@ -9,7 +9,6 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::checkpoint::Checkpointer;
 use super::schema::{META_APPLIED_LSN, META_LOG};
 use super::{Options, SqliteStore, Writer, write};
 use crate::log::LogId;
@@ -120,18 +119,6 @@ impl Writer {
             checkpointer.committed(&self.conn);
         }
         committed
-    }
-
-    /// Whether something on its way to the data file failed since [`copy_all`](Self::copy_all).
-    pub(crate) fn flush_failed(&self) -> bool {
-        self.checkpointer.as_ref().is_some_and(Checkpointer::failed)
-    }
-
-    /// Copies SQLite's log into the data file, flushed. Nothing may be staged.
-    pub(crate) fn copy_all(&self) -> bool {
-        self.checkpointer
-            .as_ref()
-            .is_none_or(|checkpointer| checkpointer.copy_all(&self.conn))
     }
 
     /// Gives up what is staged.

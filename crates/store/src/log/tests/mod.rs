@@ -233,8 +233,13 @@ fn a_log_that_nobody_takes_over_is_full_at_some_point() {
     let disk = SimDisk::default();
     let log = Log::create(Arc::new(disk.clone()), ID, 1).unwrap();
     let big = vec![0; 200_000];
+    log.keep("the disk is broken".into());
     let refused = (0..200).find_map(|_| log.append(&big).err()).unwrap();
-    assert!(refused.to_string().contains("full"), "{refused}");
+    let refused = refused.to_string();
+    assert!(
+        refused.contains("full") && refused.ends_with("broken"),
+        "{refused}"
+    );
     log.release(log.last_lsn() - 5);
     log.append(&big).unwrap();
 }
