@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::connection::Connection;
 use anyhow::{Context, Result, ensure};
 use temporalio_protos::temporal::api::command::v1::Command;
 use temporalio_protos::temporal::api::common::v1::{Payloads, WorkflowExecution, WorkflowType};
@@ -16,7 +17,6 @@ use temporalio_protos::temporal::api::workflowservice::v1::{
     StartWorkflowExecutionRequest,
 };
 use tonic::Code;
-use tonic::transport::Channel;
 
 use crate::load::{self, IDENTITY, LONG_POLL};
 
@@ -24,13 +24,13 @@ pub(crate) type Task = PollWorkflowTaskQueueResponse;
 
 #[derive(Clone)]
 pub(crate) struct Lane {
-    client: WorkflowServiceClient<Channel>,
+    client: WorkflowServiceClient<Connection>,
     namespace: String,
     queue: String,
 }
 
 impl Lane {
-    pub(crate) fn new(channel: &Channel, namespace: &str, queue: String) -> Self {
+    pub(crate) fn new(channel: &Connection, namespace: &str, queue: String) -> Self {
         Self {
             client: load::client(channel),
             namespace: namespace.to_owned(),
@@ -41,7 +41,7 @@ impl Lane {
     /// As many lanes as wanted, spread over the connections; their queues begin with `prefix`.
     pub(crate) fn several(
         count: usize,
-        channels: &[Channel],
+        channels: &[Connection],
         namespace: &str,
         prefix: &str,
     ) -> Vec<Self> {

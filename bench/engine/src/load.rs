@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::connection::Connection;
 use anyhow::{Context, Result, bail, ensure};
 use temporalio_protos::temporal::api::common::v1::{
     Payload, Payloads, WorkflowExecution, WorkflowType,
@@ -16,7 +17,6 @@ use temporalio_protos::temporal::api::workflowservice::v1::{
     DescribeNamespaceRequest, GetWorkflowExecutionHistoryRequest, StartWorkflowExecutionRequest,
 };
 use tokio::task::JoinSet;
-use tonic::transport::Channel;
 
 use crate::stats::scatter;
 
@@ -86,12 +86,13 @@ pub(crate) fn json_payloads(value: usize) -> Payloads {
     }
 }
 
-pub(crate) fn client(channel: &Channel) -> WorkflowServiceClient<Channel> {
-    WorkflowServiceClient::new(channel.clone()).max_decoding_message_size(64 * 1024 * 1024)
+pub(crate) fn client(connection: &Connection) -> WorkflowServiceClient<Connection> {
+    WorkflowServiceClient::with_origin(connection.clone(), connection.origin())
+        .max_decoding_message_size(64 * 1024 * 1024)
 }
 
 pub(crate) async fn wait_for_namespace(
-    channel: Channel,
+    channel: Connection,
     namespace: &str,
     deadline: Instant,
 ) -> Result<()> {
@@ -115,7 +116,7 @@ pub(crate) async fn wait_for_namespace(
 /// start call to the answer of the call that waits for the close event.
 pub(crate) async fn run(
     job: &Arc<Job>,
-    channels: &[Channel],
+    channels: &[Connection],
     count: usize,
     concurrency: usize,
 ) -> Result<Vec<Duration>> {
@@ -147,7 +148,7 @@ pub(crate) async fn run(
     Ok(latencies)
 }
 
-async fn run_one(job: &Job, channel: &Channel) -> Result<Duration> {
+async fn run_one(job: &Job, channel: &Connection) -> Result<Duration> {
     let index = job.started.fetch_add(1, Ordering::Relaxed);
     let workflow_id = match job.scattered {
         true => format!("{:016x}-{}-{index}", scatter(index as u64), job.prefix),
@@ -184,7 +185,7 @@ async fn run_one(job: &Job, channel: &Channel) -> Result<Duration> {
 
 async fn wait_for_completion(
     job: &Job,
-    channel: &Channel,
+    channel: &Connection,
     workflow_id: &str,
     run_id: String,
 ) -> Result<()> {

@@ -6,6 +6,7 @@
 //! The last line of the output is one JSON object. Everything above it is for people.
 
 mod command;
+mod connection;
 mod disk;
 mod lane;
 mod load;

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use tonic::transport::{Channel, Endpoint};
+use anyhow::{Context, Result, anyhow};
 
+use crate::connection::Connection;
 use crate::load;
 use crate::probe::Probe;
 use crate::server::Server;
@@ -41,7 +41,7 @@ pub(crate) struct Session {
     pub(crate) server: Option<Server>,
     pub(crate) address: String,
     pub(crate) probe: Probe,
-    pub(crate) channels: Vec<Channel>,
+    pub(crate) channels: Vec<Connection>,
     pub(crate) namespace: String,
 }
 
@@ -111,15 +111,14 @@ pub(crate) async fn connect(
     address: &str,
     connections: usize,
     namespace: &str,
-) -> Result<Vec<Channel>> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true);
+) -> Result<Vec<Connection>> {
     let deadline = Instant::now() + Duration::from_secs(30);
     let mut channels = Vec::with_capacity(connections);
     while channels.len() < connections {
-        match endpoint.connect().await {
+        match Connection::open(address).await {
             Ok(channel) => channels.push(channel),
             Err(error) if Instant::now() > deadline => {
-                return Err(error).with_context(|| format!("cannot connect to {address}"));
+                return Err(anyhow!(error)).with_context(|| format!("cannot connect to {address}"));
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(2)).await,
         }

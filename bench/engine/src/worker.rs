@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::connection::Connection;
 use anyhow::{Context, Result, anyhow, ensure};
 use temporalio_protos::temporal::api::command::v1::command::Attributes as CommandAttributes;
 use temporalio_protos::temporal::api::command::v1::{
@@ -21,7 +22,6 @@ use temporalio_protos::temporal::api::workflowservice::v1::{
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::load::{self, IDENTITY, Job, LONG_POLL, STEPS};
@@ -35,14 +35,14 @@ pub(crate) struct Worker {
 #[derive(Clone)]
 struct Shared {
     job: Arc<Job>,
-    channel: Channel,
+    channel: Connection,
     /// Activities completed so far, per open run: what an SDK's cache of workflows would hold.
     progress: Arc<Mutex<HashMap<String, usize>>>,
     failures: mpsc::Sender<anyhow::Error>,
 }
 
 impl Worker {
-    pub(crate) fn start(job: Arc<Job>, channels: &[Channel], pollers_per_kind: usize) -> Self {
+    pub(crate) fn start(job: Arc<Job>, channels: &[Connection], pollers_per_kind: usize) -> Self {
         let (failures_in, failures) = mpsc::channel(1);
         let progress = Arc::new(Mutex::new(HashMap::new()));
         let mut pollers = JoinSet::new();
