@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn all_handles_of_a_file_know_the_same_until_the_last_one_is_closed() {
         let first = Shared::of(c"/a/b-wal", Shared::default);
-        first.frames.write(&[1; 512], 56);
+        first.frames.write(512, crc32fast::hash(&[1; 512]), 56);
         let second = Shared::of(c"/a/b-wal", || unreachable!());
         assert!(second.frames.read(&[2; 512], 56).is_err());
         let other = Shared::of(c"/a/c-wal", Shared::default);

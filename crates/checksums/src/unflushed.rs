@@ -63,13 +63,20 @@ impl Unflushed {
         unflushed
     }
 
-    /// Writes, and says whether that succeeded.
-    pub(crate) fn write(&self, data: &[u8], offset: u64, write: impl FnOnce() -> bool) -> bool {
+    /// Writes so many bytes with this CRC-32, and says whether that succeeded.
+    pub(crate) fn write(
+        &self,
+        bytes: usize,
+        sum: u32,
+        offset: u64,
+        write: impl FnOnce() -> bool,
+    ) -> bool {
         let mut writes = self.writes.lock();
         let written = write();
         // Of a write that failed a part may have been done.
-        let sum = written.then(|| crc32fast::hash(data));
-        writes.done.add(offset, data.len() as u64, sum);
+        writes
+            .done
+            .add(offset, bytes as u64, written.then_some(sum));
         written
     }
 
@@ -309,7 +316,8 @@ mod tests {
                 disk.held = disk.synced.clone();
             }
             for (offset, data) in std::mem::take(&mut disk.meanwhile) {
-                self.1.write(&data, offset, || {
+                let sum = crc32fast::hash(&data);
+                self.1.write(data.len(), sum, offset, || {
                     disk.put(&data, offset);
                     true
                 });
@@ -324,7 +332,8 @@ mod tests {
     impl File {
         fn write(&mut self, data: &[u8], offset: u64) {
             let disk = &mut self.disk;
-            self.unflushed.write(data, offset, || {
+            let sum = crc32fast::hash(data);
+            self.unflushed.write(data.len(), sum, offset, || {
                 disk.put(data, offset);
                 true
             });
@@ -417,7 +426,8 @@ mod tests {
         let mut file = File::default();
         file.write(b"0123", 0);
         file.disk.put(b"xx", 0);
-        file.unflushed.write(b"xxxx", 0, || false);
+        file.unflushed
+            .write(4, crc32fast::hash(b"xxxx"), 0, || false);
         assert!(file.flush(true).is_err());
         file.flush(false).unwrap();
         assert_eq!(file.disk.synced, b"xx23");

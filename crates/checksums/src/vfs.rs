@@ -281,19 +281,23 @@ unsafe extern "C" fn write(
     }) else {
         return ffi::SQLITE_ERROR;
     };
-    let sealed = match &mut state.role {
+    let (data, sum) = match &mut state.role {
         Role::Log => {
-            state.shared.frames.write(data, offset as u64);
-            None
+            let sum = crc32fast::hash(data);
+            state.shared.frames.write(data.len(), sum, offset as u64);
+            (data, sum)
         }
         Role::Data(pages) => match pages.write(data, offset as u64) {
-            Ok(sealed) => sealed,
+            Ok(sealed) => {
+                let data = sealed.unwrap_or(data);
+                (data, crc32fast::hash(data))
+            }
             Err(()) => return ffi::SQLITE_IOERR_WRITE,
         },
     };
-    let data = sealed.unwrap_or(data);
     let mut code = ffi::SQLITE_OK;
-    state.shared.unflushed.write(data, offset as u64, || {
+    let shared = &state.shared;
+    shared.unflushed.write(data.len(), sum, offset as u64, || {
         // SAFETY: as many bytes as SQLite gave.
         code = unsafe { write(file, data.as_ptr().cast(), amount, offset) };
         code == ffi::SQLITE_OK

@@ -13,6 +13,7 @@ use super::{Outcome, at_size, load_prefix};
 use crate::command;
 use crate::lane::Lane;
 use crate::load;
+use crate::probe::Probe;
 use crate::stats::{percentile, round, scatter};
 use crate::table::{Figure, Wanted};
 use crate::target::{Session, Target};
@@ -207,6 +208,7 @@ async fn signal(session: &Session, lane: &mut Lane, prefix: &str, count: usize) 
         let (_, task) = lane.begin(run, "idle").await?;
         lane.complete(&task, Vec::new(), false, false).await?;
     }
+    settle(&session.probe).await;
     let before = session.probe.cpu_us();
     let mut took = Vec::with_capacity(count);
     for run in runs.iter().cycle().take(count) {
@@ -215,4 +217,21 @@ async fn signal(session: &Session, lane: &mut Lane, prefix: &str, count: usize) 
     let used = session.probe.cpu_us().zip(before);
     let cpu_us = used.map(|(after, before)| (after - before) / count as f64);
     Ok(Signals { took, cpu_us })
+}
+
+/// Waits until the server has done what was left of the load (tables, their log), which is no cost of runs
+/// that are closed; a server that is never idle is not waited for long.
+async fn settle(probe: &Probe) {
+    const IDLE: f64 = 0.02;
+    let look = Duration::from_millis(500);
+    let mut before = probe.cpu_us();
+    for _ in 0..60 {
+        tokio::time::sleep(look).await;
+        let now = probe.cpu_us();
+        match now.zip(before) {
+            Some((now, before)) if (now - before) / 1e6 > IDLE * look.as_secs_f64() => {}
+            _ => return,
+        }
+        before = now;
+    }
 }

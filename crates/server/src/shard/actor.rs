@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tidemill_engine::{Cx, Error, Outcome, Run, StartFacts, Time, Transition};
+use tidemill_store::committer::OnDone;
 use tidemill_store::{Commit, RunIdentity, RunNo, StoredRun};
 use tokio::sync::{mpsc, oneshot};
 
@@ -427,23 +428,25 @@ impl Actor {
         let number = self.submitted;
         let (core, durable) = (self.core.clone(), self.durable.clone());
         let (lane, generation) = (self.lane, self.generation);
-        self.core.committer.submit(
-            lane,
-            generation,
-            commit,
-            Box::new(move |result| match result {
-                Ok(()) => {
-                    durable.fetch_max(number, Ordering::AcqRel);
-                    finish(Ok(()));
-                }
-                Err(error) => {
-                    let answer = failed_commit(&core, &error);
-                    // First of all, so that what the caller asks next meets a shard that knows.
-                    core.shards.send(lane, Message::Failed(generation, error));
-                    finish(Err(answer));
-                }
-            }),
-        );
+        let on_done: OnDone = Box::new(move |result| match result {
+            Ok(()) => {
+                durable.fetch_max(number, Ordering::AcqRel);
+                finish(Ok(()));
+            }
+            Err(error) => {
+                let answer = failed_commit(&core, &error);
+                // First of all, so that what the caller asks next meets a shard that knows.
+                core.shards.send(lane, Message::Failed(generation, error));
+                finish(Err(answer));
+            }
+        });
+        let committer = &self.core.committer;
+        // Another thread serves meanwhile, if there is one.
+        if self.core.runtime.metrics().num_workers() > 1 {
+            committer.submit_here(lane, generation, commit, on_done);
+        } else {
+            committer.submit(lane, generation, commit, on_done);
+        }
         number
     }
 

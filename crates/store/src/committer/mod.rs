@@ -4,6 +4,9 @@
 //! submit --queue--> writer thread: one transaction for all that waits --finished--> callbacks
 //! ```
 //!
+//! A caller who is alone writes its commit itself ([`Committer::submit_here`]): to wake a thread, and to be
+//! woken by it, takes longer than most of what it does.
+//!
 //! While one transaction is forced to disk, the next one gathers in the queue: the busier the store,
 //! the more commits share a flush, and an idle store commits at once. A disk that flushes faster than
 //! commits gather would make many flushes of few commits, which cost more than they gain: see [`pace`].
@@ -23,8 +26,8 @@ use std::time::{Duration, Instant};
 use self::lanes::FailedLanes;
 pub use self::stats::{CommitStats, Histogram};
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::thread::{self, JoinHandle};
-use crate::sync::{Condvar, Mutex, mpsc};
+use crate::sync::thread::{self, JoinHandle, ThreadId};
+use crate::sync::{Condvar, Mutex, MutexGuard, mpsc};
 use crate::{Commit, Error, Store};
 
 /// A submission's place in the order: larger than that of all before it.
@@ -49,14 +52,25 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 const BUSY_COMMITS: usize = 6;
 const PACE: Duration = Duration::from_millis(1);
 
+/// A caller counts as alone when so many commits in a row came with nothing else under way. Of two callers, each
+/// would keep the other one waiting, and a thread of the runtime's besides.
+const ALONE: u32 = if cfg!(any(test, shuttle)) { 0 } else { 32 };
+
+/// A store that takes longer for a commit is waited for by the thread that is there for that.
+const QUICK: Duration = if cfg!(any(test, shuttle)) {
+    Duration::MAX
+} else {
+    Duration::from_millis(1)
+};
+
 /// Writes commits in the order of their submission, many in one transaction.
 ///
 /// Dropping it writes what was submitted, runs the callbacks and joins the threads.
 pub struct Committer {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Of one without threads.
-    stepped: Option<Mutex<Writer>>,
+    /// What is to be written next, of one without threads.
+    stepped: Option<Mutex<VecDeque<Submission>>>,
 }
 
 struct Shared {
@@ -66,12 +80,20 @@ struct Shared {
     /// Wakes whoever drives a committer without threads.
     on_submit: Option<Box<dyn Fn() + Send + Sync>>,
     durable: AtomicU64,
+    /// The last ticket whose callback has run.
+    told: AtomicU64,
+    /// Held by whoever writes.
+    writer: Mutex<Writer>,
+    /// Who writes a commit of its own.
+    here: Mutex<Option<ThreadId>>,
     stats: stats::Counters,
 }
 
 struct Queue {
     waiting: VecDeque<Submission>,
     last: Ticket,
+    /// How many submissions in a row came with nothing else under way.
+    alone: u32,
     /// The writer sleeps and has to be woken.
     asleep: bool,
     closed: bool,
@@ -85,14 +107,24 @@ struct Submission {
     on_done: OnDone,
 }
 
-/// What the writer knows from one batch to the next.
+/// What is known from one batch to the next.
+#[derive(Default)]
 struct Writer {
     failed: FailedLanes,
-    backlog: VecDeque<Submission>,
+    last: Option<Last>,
+}
+
+/// The last transaction.
+#[derive(Clone, Copy)]
+struct Last {
+    begun: Instant,
+    took: Duration,
+    commits: usize,
 }
 
 /// A batch whose outcome is known and was not told yet; `outcomes` is empty when all went well.
 pub struct Finished {
+    shared: Arc<Shared>,
     batch: Vec<Submission>,
     outcomes: Vec<Outcome>,
 }
@@ -104,12 +136,16 @@ impl Shared {
             queue: Mutex::new(Queue {
                 waiting: VecDeque::with_capacity(BATCH_COMMITS_MAX),
                 last: 0,
+                alone: 0,
                 asleep: false,
                 closed: false,
             }),
             submitted: Condvar::new(),
             on_submit,
             durable: AtomicU64::new(0),
+            told: AtomicU64::new(0),
+            writer: Mutex::default(),
+            here: Mutex::default(),
             stats: stats::Counters::default(),
         })
     }
@@ -162,16 +198,17 @@ impl Committer {
         Committer {
             shared: Shared::new(store, Some(Box::new(on_submit))),
             threads: Mutex::default(),
-            stepped: Some(Mutex::new(Writer::new())),
+            stepped: Some(Mutex::default()),
         }
     }
 
     /// Writes one batch, if anything waits. Nobody is told before [`Finished::call_back`].
     #[doc(hidden)]
     pub fn step(&self) -> Option<Finished> {
-        let writer = &mut *self.stepped.as_ref()?.lock();
-        writer.backlog.append(&mut self.shared.queue.lock().waiting);
-        (!writer.backlog.is_empty()).then(|| writer.write_batch(&self.shared))
+        let backlog = &mut *self.stepped.as_ref()?.lock();
+        backlog.append(&mut self.shared.queue.lock().waiting);
+        let writer = &mut *self.shared.writer.lock();
+        (!backlog.is_empty()).then(|| writer.write_batch(&self.shared, next_batch(backlog)))
     }
 
     /// Puts a commit in the order and returns at once. `on_done` runs where batches are told of,
@@ -183,6 +220,30 @@ impl Committer {
     ///
     /// After [`close`](Self::close) the commit fails at once, on the caller's thread.
     pub fn submit(&self, lane: usize, generation: u64, commit: Commit, on_done: OnDone) -> Ticket {
+        self.put(lane, generation, commit, on_done, false)
+    }
+
+    /// As [`submit`](Self::submit), but if nobody else is at it, and the store was quick the last time, the
+    /// caller's thread writes the commit and runs `on_done` before this returns. For callers who would
+    /// wait for nothing else meanwhile, and hold nothing that `on_done` needs.
+    pub fn submit_here(
+        &self,
+        lane: usize,
+        generation: u64,
+        commit: Commit,
+        on_done: OnDone,
+    ) -> Ticket {
+        self.put(lane, generation, commit, on_done, true)
+    }
+
+    fn put(
+        &self,
+        lane: usize,
+        generation: u64,
+        commit: Commit,
+        on_done: OnDone,
+        here: bool,
+    ) -> Ticket {
         let mut queue = self.shared.queue.lock();
         queue.last += 1;
         let ticket = queue.last;
@@ -191,13 +252,25 @@ impl Committer {
             on_done(Err(Arc::new(Error::Io("the store is closing".into()))));
             return ticket;
         }
-        queue.waiting.push_back(Submission {
+        let submission = Submission {
             ticket,
             lane,
             generation,
             commit,
             on_done,
-        });
+        };
+        if self.shared.told.load(Ordering::Acquire) + 1 == ticket {
+            queue.alone = queue.alone.saturating_add(1);
+        } else {
+            queue.alone = 0;
+        }
+        if here && let Some(writer) = self.shared.writer_alone(&queue) {
+            // What is submitted from here on is written after this one: the writer is held.
+            drop(queue);
+            self.shared.write_here(writer, submission);
+            return ticket;
+        }
+        queue.waiting.push_back(submission);
         let wake = std::mem::take(&mut queue.asleep);
         drop(queue);
         if let Some(on_submit) = &self.shared.on_submit {
@@ -235,13 +308,17 @@ impl Committer {
         self.shared.submitted.notify_one();
         let mut threads = self.threads.lock();
         let this = thread::current().id();
-        if threads.iter().any(|thread| thread.thread().id() == this) {
+        if threads.iter().any(|thread| thread.thread().id() == this)
+            || *self.shared.here.lock() == Some(this)
+        {
             return;
         }
         for thread in threads.drain(..) {
             // Panics inside are caught, and were reported when they happened.
             let _ = thread.join();
         }
+        // A caller may be at it as well.
+        drop(self.shared.writer.lock());
     }
 }
 
@@ -259,39 +336,62 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
 }
 
 /// The writer thread: until closed, one batch after the other.
-fn write(shared: &Shared, mut tell: impl FnMut(Finished)) {
-    let mut writer = Writer::new();
-    let mut last = None;
-    while refill(shared, &mut writer.backlog) {
-        if let Some((begun, commits)) = last {
-            let wait = pace(commits, begun, Instant::now());
+fn write(shared: &Arc<Shared>, mut tell: impl FnMut(Finished)) {
+    let mut backlog = VecDeque::with_capacity(BATCH_COMMITS_MAX);
+    while refill(shared, &mut backlog) {
+        let mut writer = shared.writer.lock();
+        if let Some(last) = writer.last {
+            let wait = pace(last.commits, last.begun, Instant::now());
             if !wait.is_zero() {
                 thread::sleep(wait);
-                refill(shared, &mut writer.backlog);
+                refill(shared, &mut backlog);
             }
         }
-        let begun = Instant::now();
-        let written = writer.write_batch(shared);
-        last = Some((begun, written.commits()));
+        let written = writer.write_batch(shared, next_batch(&mut backlog));
+        drop(writer);
         tell(written);
     }
 }
 
-impl Writer {
-    fn new() -> Self {
-        Writer {
-            failed: FailedLanes::default(),
-            backlog: VecDeque::with_capacity(BATCH_COMMITS_MAX),
+impl Shared {
+    /// The right to write what `queue` has just numbered, for a caller who has long been alone.
+    fn writer_alone(&self, queue: &Queue) -> Option<MutexGuard<'_, Writer>> {
+        if queue.alone <= ALONE || self.on_submit.is_some() {
+            return None;
         }
+        let writer = self.writer.try_lock()?;
+        (writer.last?.took <= QUICK).then_some(writer)
     }
 
-    fn write_batch(&mut self, shared: &Shared) -> Finished {
-        let batch = next_batch(&mut self.backlog);
+    fn write_here(self: &Arc<Self>, mut writer: MutexGuard<'_, Writer>, submission: Submission) {
+        *self.here.lock() = Some(thread::current().id());
+        // Told with the writer held: nobody is told of what comes later before.
+        writer.write_batch(self, vec![submission]).call_back();
+        *self.here.lock() = None;
+    }
+}
+
+impl Writer {
+    fn write_batch(&mut self, shared: &Arc<Shared>, batch: Vec<Submission>) -> Finished {
+        let begun = Instant::now();
         let outcomes = settle(shared, &mut self.failed, &batch);
         if let Some(last) = batch.last() {
             shared.durable.store(last.ticket, Ordering::Release);
         }
-        Finished { batch, outcomes }
+        let written = |submission: &&Submission| !submission.commit.is_empty();
+        let commits = batch.iter().filter(written).count();
+        if commits > 0 {
+            self.last = Some(Last {
+                begun,
+                took: begun.elapsed(),
+                commits,
+            });
+        }
+        Finished {
+            shared: shared.clone(),
+            batch,
+            outcomes,
+        }
     }
 }
 
@@ -435,19 +535,17 @@ fn apply(shared: &Shared, commits: &[&Commit]) -> Result<(), Error> {
 }
 
 impl Finished {
-    /// How many commits wrote something, or should have.
-    fn commits(&self) -> usize {
-        let written = |submission: &&Submission| !submission.commit.is_empty();
-        self.batch.iter().filter(written).count()
-    }
-
     /// Runs the callbacks.
     pub fn call_back(self) {
         let mut outcomes = self.outcomes.into_iter();
+        let last = self.batch.last().map(|submission| submission.ticket);
         for submission in self.batch {
             let outcome = outcomes.next().unwrap_or(Ok(()));
             // A caller's panic is reported by the panic hook and must not keep others waiting.
             let _ = catch_unwind(AssertUnwindSafe(|| (submission.on_done)(outcome)));
+        }
+        if let Some(last) = last {
+            self.shared.told.store(last, Ordering::Release);
         }
     }
 }
@@ -455,6 +553,79 @@ impl Finished {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sqlite::SqliteStore;
+    use crate::{RunNo, RunWrite, StateRow};
+
+    fn row(id: i64) -> Commit {
+        let run = RunWrite {
+            state: vec![StateRow {
+                kind: 0,
+                id,
+                value: Some("x".into()),
+            }],
+            ..RunWrite::new(RunNo(1))
+        };
+        Commit {
+            runs: vec![run],
+            ..Commit::default()
+        }
+    }
+
+    /// Submits until a commit was written by this thread, and calls `then` in its callback.
+    fn written_here(committer: &Arc<Committer>, then: impl Fn() + Clone + Send + 'static) {
+        let this = thread::current().id();
+        for id in 0.. {
+            let (done, told) = mpsc::channel();
+            let then = then.clone();
+            let on_done: OnDone = Box::new(move |outcome| {
+                outcome.unwrap();
+                let here = thread::current().id() == this;
+                if here {
+                    then();
+                }
+                done.send(here).unwrap();
+            });
+            committer.submit_here(0, 0, row(id), on_done);
+            if told.recv().unwrap() {
+                return;
+            }
+        }
+    }
+
+    fn committer() -> Arc<Committer> {
+        Arc::new(Committer::start(Arc::new(SqliteStore::memory().unwrap())))
+    }
+
+    #[test]
+    fn who_is_alone_writes_and_others_come_after() {
+        let committer = committer();
+        let (done, told) = mpsc::channel();
+        let (there, second) = (committer.clone(), done.clone());
+        written_here(&committer, move || {
+            let second = second.clone();
+            // The writer is held: the thread writes this one, and tells of it later.
+            let on_done = Box::new(move |_| second.send("second").unwrap());
+            there.submit_here(0, 0, row(-1), on_done);
+            thread::sleep(Duration::from_millis(5));
+            done.send("first").unwrap();
+        });
+        assert_eq!(told.recv().unwrap(), "first");
+        assert_eq!(told.recv().unwrap(), "second");
+    }
+
+    #[test]
+    fn a_callback_may_close_what_its_own_thread_writes() {
+        let committer = committer();
+        let there = committer.clone();
+        written_here(&committer, move || there.close());
+        let late = Arc::new(AtomicU64::new(0));
+        let said = late.clone();
+        let on_done = Box::new(move |outcome: Outcome| {
+            said.store(u64::from(outcome.is_err()), Ordering::Relaxed);
+        });
+        committer.submit_here(0, 0, row(-1), on_done);
+        assert_eq!(late.load(Ordering::Relaxed), 1);
+    }
 
     #[test]
     fn only_a_busy_store_is_paced() {

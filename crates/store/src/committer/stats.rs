@@ -60,7 +60,7 @@ impl Buckets {
     }
 }
 
-/// Written by the writer thread alone; read by anyone, each counter for itself.
+/// Written by whoever is the writer; read by anyone, each counter for itself.
 #[derive(Default)]
 pub(super) struct Counters {
     commits: AtomicU64,
