@@ -5,6 +5,8 @@ use std::collections::HashMap;
 
 use parking_lot::Mutex;
 
+use crate::pages::is_page_size;
+
 /// What SQLite writes to a log besides pages: the log's header, and that of a frame.
 const HEADERS: [usize; 2] = [32, 24];
 
@@ -17,7 +19,7 @@ pub(crate) struct Frames {
 
 impl Frames {
     pub(crate) fn read(&self, data: &[u8], offset: u64) -> Result<(), String> {
-        if !is_page(data.len()) {
+        if !is_page_size(data.len()) {
             return Ok(());
         }
         let sum = self.sums.lock().get(&offset).copied();
@@ -32,17 +34,13 @@ impl Frames {
     /// To be called before so many bytes with this CRC-32 are written: nobody reads the page before it is
     /// committed.
     pub(crate) fn write(&self, bytes: usize, sum: u32, offset: u64) {
-        if is_page(bytes) {
+        if is_page_size(bytes) {
             self.sums.lock().insert(offset, sum);
         } else if !HEADERS.contains(&bytes) {
             // A page in two parts: whose place this is cannot be told.
             self.sums.lock().clear();
         }
     }
-}
-
-fn is_page(bytes: usize) -> bool {
-    bytes >= 512 && bytes.is_power_of_two()
 }
 
 #[cfg(test)]

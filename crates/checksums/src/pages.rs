@@ -64,10 +64,15 @@ fn page_size(header: &[u8]) -> u64 {
     }
 }
 
+/// Whether pages can have this size; nothing else that SQLite writes has it.
+pub(crate) fn is_page_size(bytes: usize) -> bool {
+    bytes >= 512 && bytes.is_power_of_two()
+}
+
 /// Whether a read or write of so many bytes is one of a page: SQLite reads its header in parts, and
 /// pages whole.
-pub(crate) fn is_page(bytes: usize, offset: u64) -> bool {
-    bytes >= 512 && bytes.is_power_of_two() && offset.is_multiple_of(bytes as u64)
+fn is_page(bytes: usize, offset: u64) -> bool {
+    is_page_size(bytes) && offset.is_multiple_of(bytes as u64)
 }
 
 /// One open data file.
