@@ -74,7 +74,7 @@ sim: ## The engine in a simulated world, seed after seed until stopped; ARGS="--
 crash-long: build $(VENV)/.ready ## 1,000 kills of the engine in ten rounds, into backups too; some 25 minutes
 	$(VENV)/bin/python tests/crash/crash.py --kills 1000 $(ARGS)
 
-disk: build $(VENV)/.ready ## Ten power cuts, a disk that is full, read-only or broken for a while, and changed bytes
+disk: build $(VENV)/.ready ## Ten power cuts, flushes that fail, a disk that is full, read-only or broken for a while, and changed bytes
 	$(VENV)/bin/pytest -q -p no:xdist tests/disk
 	$(VENV)/bin/pytest -q -p no:xdist tests/soak
 
