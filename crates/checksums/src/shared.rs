@@ -1,8 +1,8 @@
 //! What all handles that this process has on one file know together.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
@@ -16,8 +16,9 @@ pub(crate) struct Shared {
     pub(crate) unflushed: Unflushed,
 }
 
-/// By the names that SQLite resolved.
-static FILES: LazyLock<Mutex<HashMap<CString, Weak<Shared>>>> = LazyLock::new(Mutex::default);
+/// By the names that SQLite resolved. No hash map: the first use of one draws from the system's randomness, which a
+/// simulation would have once, and not when it is repeated.
+static FILES: Mutex<BTreeMap<CString, Weak<Shared>>> = Mutex::new(BTreeMap::new());
 
 impl Shared {
     /// Made with the first handle.
