@@ -76,7 +76,7 @@ pub(crate) async fn live(
         .then(|| disk.operations() + world.below(400) as u64);
     let chaos = Chaos {
         disk: disk.clone(),
-        power,
+        power: Arc::new(AtomicU64::new(power.unwrap_or(NEVER))),
         crash: Arc::default(),
     };
     chaos.set(Faults::default());
@@ -205,7 +205,10 @@ async fn serve(
     }
     match end {
         End::Stopped => server.shutdown().await,
-        _ => crate::oracle::at_the_end(&link).await,
+        _ => {
+            chaos.keep_power();
+            crate::oracle::at_the_end(&link).await;
+        }
     }
     end
 }
@@ -262,17 +265,27 @@ async fn tend(world: World, store: Arc<LoggedStore>, folder: PathBuf, durable: A
 struct Chaos {
     disk: SimDisk,
     /// The power goes after so many operations.
-    power: Option<u64>,
+    power: Arc<AtomicU64>,
     crash: Arc<Notify>,
 }
 
+const NEVER: u64 = u64::MAX;
+
 impl Chaos {
     fn set(&self, faults: Faults) {
-        let left = |power: u64| power.saturating_sub(self.disk.operations());
+        let power = self.power.load(Ordering::Relaxed);
+        let left = power.saturating_sub(self.disk.operations());
         self.disk.set_faults(Faults {
-            power: self.power.map(left),
+            power: (power != NEVER).then_some(left),
             ..faults
         });
+    }
+
+    /// The power stays. Runs are deleted at the end, by their retention; who looked again after a power cut
+    /// would miss them.
+    fn keep_power(&self) {
+        self.power.store(NEVER, Ordering::Relaxed);
+        self.set(Faults::default());
     }
 }
 
