@@ -43,6 +43,13 @@ fn nothing_goes_wrong_in_any_seed() {
     for_each(0..seeds, |outcome| sound(&outcome));
 }
 
+/// Each found something once. The name says what.
+#[test]
+fn seeds_that_found_something() {
+    let power_cut_while_runs_are_deleted_at_the_end = 1_882_539_135_338_907;
+    sound(&run(power_cut_while_runs_are_deleted_at_the_end, false));
+}
+
 /// Byte for byte: the trace has every request, every answer and every time.
 #[cfg(target_os = "linux")]
 #[test]
