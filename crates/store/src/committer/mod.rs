@@ -306,11 +306,12 @@ impl Committer {
             finished.call_back();
         }
         self.shared.submitted.notify_one();
-        let mut threads = self.threads.lock();
         let this = thread::current().id();
-        if threads.iter().any(|thread| thread.thread().id() == this)
-            || *self.shared.here.lock() == Some(this)
-        {
+        if *self.shared.here.lock() == Some(this) {
+            return;
+        }
+        let mut threads = self.threads.lock();
+        if threads.iter().any(|thread| thread.thread().id() == this) {
             return;
         }
         for thread in threads.drain(..) {
