@@ -1,11 +1,16 @@
 //! The frontend as a client meets it: a real connection, a real server in memory.
 
 use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use hyper_util::rt::TokioIo;
 use prost::Message;
-use tidemill_frontend::{Options, serve, serve_metrics};
+use tidemill_frontend::{Options, serve, serve_connection, serve_metrics};
 use tidemill_proto::api::common::v1::{Payload, Payloads, WorkflowType};
 use tidemill_proto::api::errordetails::v1::NamespaceNotFoundFailure;
 use tidemill_proto::api::taskqueue::v1::TaskQueue;
@@ -15,11 +20,12 @@ use tidemill_proto::google::rpc;
 use tidemill_server::namespaces::{DEFAULT, Registration};
 use tidemill_server::{Config, Server};
 use tidemill_store::sqlite::SqliteStore;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::codec::CompressionEncoding::Gzip;
+use tonic::transport::Endpoint;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -269,4 +275,89 @@ async fn bytes_that_are_no_requests_harm_nobody() {
         "{text}"
     );
     assert!(text.contains("tidemill_store_fsyncs_total"), "{text}");
+}
+
+/// A stream that counts the calls that write, and takes several buffers in one.
+struct Counted {
+    stream: DuplexStream,
+    writes: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.writes.fetch_add(1, Ordering::SeqCst);
+        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_one_write() {
+    let running = start().await;
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let writes = Arc::new(AtomicUsize::new(0));
+    let counted = Counted {
+        stream: far,
+        writes: writes.clone(),
+    };
+    tokio::spawn(serve_connection(counted, running.server.clone()));
+    let mut near = Some(TokioIo::new(near));
+    let connector = tower::service_fn(move |_| std::future::ready(near.take().ok_or("once")));
+    let channel = Endpoint::from_static("http://in.memory")
+        .connect_with_connector(connector)
+        .await
+        .unwrap();
+    let mut client = Client::new(channel);
+    let start = start_request(400);
+    let started = client
+        .start_workflow_execution(request(start, MINUTE))
+        .await;
+    started.unwrap();
+    let poll = PollWorkflowTaskQueueRequest {
+        namespace: DEFAULT.to_owned(),
+        task_queue: Some(TaskQueue {
+            name: "q".to_owned(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let before = writes.load(Ordering::SeqCst);
+    let task = client.poll_workflow_task_queue(request(poll, MINUTE)).await;
+    let bytes = task.unwrap().into_inner().encoded_len();
+    assert!((400..1000).contains(&bytes), "{bytes}");
+    assert_eq!(writes.load(Ordering::SeqCst) - before, 1);
 }

@@ -15,6 +15,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::dispatch::Dispatch;
+use super::socket::Socket;
 use super::streams::{Arrivals, Served};
 use crate::handler::Handler;
 use crate::rpc::operator::erase;
@@ -29,6 +30,9 @@ const HEADER_BYTES_MAX: u32 = 1024 * 1024;
 /// Bytes that a client may send ahead on one stream and on a connection.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
+/// Bytes of one frame that a client may send. A large message then comes in few pieces, of which each is looked
+/// up, counted and copied; 16 KiB, the protocol's default, would be 64 for a megabyte.
+const FRAME_BYTES_MAX: u32 = 256 * 1024;
 /// Requests that a client may reset before they were looked at: workers that stop reset all
 /// their polls at once.
 const PENDING_RESETS_MAX: usize = 10_000;
@@ -123,6 +127,7 @@ fn protocol(arrivals: Arrivals) -> http2::Builder<Arrivals> {
     http.timer(TokioTimer::new())
         .auto_date_header(false)
         .max_concurrent_streams(STREAMS_MAX)
+        .max_frame_size(FRAME_BYTES_MAX)
         .max_header_list_size(HEADER_BYTES_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -160,7 +165,8 @@ async fn connection(
     mut draining: watch::Receiver<bool>,
 ) -> hyper::Result<()> {
     let arrivals = Arrivals::default();
-    let connection = protocol(arrivals.clone()).serve_connection(TokioIo::new(stream), dispatch);
+    let stream = TokioIo::new(Socket::new(stream));
+    let connection = protocol(arrivals.clone()).serve_connection(stream, dispatch);
     let mut connection = Served::new(connection, arrivals);
     let ended = tokio::select! {
         ended = &mut connection => Some(ended),

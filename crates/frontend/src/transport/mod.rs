@@ -9,6 +9,7 @@ mod connections;
 mod dispatch;
 mod metrics_http;
 mod reflection;
+mod socket;
 mod streams;
 pub(crate) mod unary;
 
