@@ -1,6 +1,7 @@
 //! The worker's side: pollers for workflow tasks, sticky workflow tasks and activities.
 //!
-//! As in the SDKs, a poller polls again at once while what it brought is being worked on.
+//! As in the SDKs, a poller polls again at once while what it brought is being worked on: nobody waits for the
+//! poll, so what can be answered at once is answered first.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -117,6 +118,7 @@ async fn poll_workflow_tasks(context: Shared, queue: TaskQueue) {
                 let task = Box::new(answer.into_inner());
                 if !task.task_token.is_empty() {
                     context.spawn(Box::pin(work_on_workflow(context.clone(), task)));
+                    tokio::task::yield_now().await;
                 }
             }
             Err(status) => {
@@ -143,6 +145,7 @@ async fn poll_activities(context: Shared) {
                 let task = Box::new(answer.into_inner());
                 if !task.task_token.is_empty() {
                     context.spawn(Box::pin(work_on_activity(context.clone(), task)));
+                    tokio::task::yield_now().await;
                 }
             }
             Err(status) => {
