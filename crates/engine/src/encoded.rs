@@ -43,11 +43,17 @@ pub struct DecodedBatch {
     pub bytes: Bytes,
 }
 
+/// Room for an event's tag and length, and for small events after a large one, so that it is not moved for
+/// them.
+const ROOM: usize = 256;
+
 /// Adds an event to an encoded history.
 pub fn append(history: &mut Vec<u8>, event: &HistoryEvent) {
+    let length = event.encoded_len();
+    history.reserve(length + ROOM);
     history.push(EVENT);
-    event
-        .encode_length_delimited(history)
+    prost::encode_length_delimiter(length, history)
+        .and_then(|()| event.encode(history))
         .expect("a vector grows as it must");
 }
 
@@ -129,7 +135,6 @@ impl OpenBatch {
     pub(crate) fn append(&mut self, event: &HistoryEvent) {
         if self.bytes.is_empty() {
             self.first_event_id = event.event_id;
-            self.bytes.reserve(256);
         }
         self.last_event_id = event.event_id;
         self.last_type = event.event_type;

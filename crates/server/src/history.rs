@@ -14,7 +14,7 @@ use crate::shard::View;
 /// Batches in one page; the protocol's pages count batches.
 pub(crate) const PAGE_BATCHES: usize = 256;
 /// Bytes in one page: a message must stay well under what clients accept.
-const PAGE_BYTES: usize = 2 * 1024 * 1024;
+pub(crate) const PAGE_BYTES: usize = 2 * 1024 * 1024;
 
 /// A stretch of history.
 #[derive(Debug, Default)]

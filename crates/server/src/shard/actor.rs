@@ -563,7 +563,7 @@ fn rebuild(stored: StoredRun) -> Result<(Run, Tail), Error> {
     run.core.stored_due = stored.due.unwrap_or(0);
     let mut tail = Tail::default();
     if stored.first_batch.last_event_id == run.last_event_id() {
-        tail.push(stored.first_batch, TAIL_BYTES);
+        tail.push(stored.first_batch, TAIL_BYTES, i64::MAX);
     }
     Ok((run, tail))
 }

@@ -8,8 +8,13 @@ use tidemill_engine::run::UpdateStage;
 use tidemill_engine::{Batch, Run};
 use tidemill_store::{HistoryBatch, NamespaceId, RunNo};
 
+use crate::history::PAGE_BYTES;
+
 /// Bytes of history kept with a run: polls of busy runs read nothing from the store.
 pub(super) const TAIL_BYTES: usize = 64 * 1024;
+
+/// Bytes kept for the worker that knows all but the newest events: what one workflow task brings.
+const NEXT_BYTES: usize = PAGE_BYTES;
 
 /// What a run takes beside the records counted one by one: itself, the facts of its start and the
 /// cache's own entries, as the allocator rounds them.
@@ -38,11 +43,16 @@ impl Tail {
         self.batches.iter().map(|batch| &**batch)
     }
 
-    /// Adds the newest batch and keeps as many bytes as are allowed, at least that batch.
-    pub(super) fn push(&mut self, batch: HistoryBatch, bytes_max: usize) {
+    /// Adds the newest batch and lets old ones go: those past `bytes_max`, but not before their events are
+    /// in `known`, the last one that the run's worker has seen, unless they are more than it gets at once.
+    pub(super) fn push(&mut self, batch: HistoryBatch, bytes_max: usize, known: i64) {
         self.bytes += batch.bytes.len();
         self.batches.push_back(Arc::new(batch));
         while self.bytes > bytes_max && self.batches.len() > 1 {
+            let awaited = |old: &Arc<HistoryBatch>| old.last_event_id > known;
+            if self.bytes <= NEXT_BYTES && self.batches.front().is_some_and(awaited) {
+                return;
+            }
             if let Some(old) = self.batches.pop_front() {
                 self.bytes -= old.bytes.len();
             }
@@ -171,17 +181,20 @@ impl Cache {
     /// run, which so is its workflow id's newest. Of a closed run only the end is kept: nobody polls it
     /// any more.
     pub(super) fn put(&mut self, run: Run, batches: &[Batch], created: bool, durable: u64) {
-        let keep = if run.is_open() { TAIL_BYTES } else { 0 };
+        let (keep, known) = match run.is_open() {
+            true => (TAIL_BYTES, run.core.last_completed_started_id),
+            false => (0, i64::MAX),
+        };
         let Some(entry) = self.get(RunNo(run.id.no)) else {
             let mut tail = Tail::default();
             for batch in batches {
-                tail.push(stored(batch), keep);
+                tail.push(stored(batch), keep, known);
             }
             return self.insert(Arc::new(run), tail, created, durable);
         };
         entry.run = Arc::new(run);
         for batch in batches {
-            entry.tail.push(stored(batch), keep);
+            entry.tail.push(stored(batch), keep, known);
         }
         let (before, cost) = (entry.cost, entry.cost());
         entry.cost = cost;
@@ -346,20 +359,32 @@ mod tests {
 
     #[test]
     fn a_run_is_counted_with_what_is_kept_of_its_history() {
+        // As of a run whose worker has seen the events up to this one.
+        let seen = |event_id| {
+            let mut run = run(1, 0);
+            run.core.last_completed_started_id = event_id;
+            run
+        };
         let mut cache = Cache::new(usize::MAX / 4);
-        cache.put(run(1, 0), &[batch(1, 100)], true, 0);
+        cache.put(seen(0), &[batch(1, 100)], true, 0);
         let before = cache.bytes;
-        cache.put(run(1, 0), &[batch(2, 50_000), batch(3, 10_000)], false, 0);
+        cache.put(seen(0), &[batch(2, 50_000), batch(3, 10_000)], false, 0);
         assert_eq!(cache.bytes, before + 60_000 + 2 * BATCH_COST);
+        let first = |cache: &mut Cache| cache.get(RunNo(1)).unwrap().tail.first_event_id();
         // The oldest go when there are too many.
-        cache.put(run(1, 0), &[batch(4, 10_000)], false, 0);
-        let tail = &cache.get(RunNo(1)).unwrap().tail;
-        assert_eq!(tail.first_event_id(), Some(3));
-        let mut closed = run(1, 0);
+        cache.put(seen(3), &[batch(4, 10_000)], false, 0);
+        assert_eq!(first(&mut cache), Some(3));
+        // What the worker has not seen stays, however large, as long as one task brings it.
+        cache.put(seen(3), &[batch(5, 1 << 20), batch(6, 10)], false, 0);
+        assert_eq!(first(&mut cache), Some(4));
+        cache.put(seen(5), &[batch(7, 10)], false, 0);
+        assert_eq!(first(&mut cache), Some(6));
+        cache.put(seen(5), &[batch(8, NEXT_BYTES)], false, 0);
+        assert_eq!(first(&mut cache), Some(8));
+        let mut closed = seen(0);
         closed.core.status = Status::Completed as i32;
-        cache.put(closed, &[batch(5, 10)], false, 0);
-        let tail = &cache.get(RunNo(1)).unwrap().tail;
-        assert_eq!(tail.first_event_id(), Some(5));
+        cache.put(closed, &[batch(9, 10)], false, 0);
+        assert_eq!(first(&mut cache), Some(9));
         assert_eq!(cache.bytes, before - 100 + 10);
         assert_eq!(cache.clear().len(), 1);
         assert_eq!(cache.bytes, 0);
