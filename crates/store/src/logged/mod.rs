@@ -98,6 +98,9 @@ pub struct LoggedStore {
 }
 
 struct Shared {
+    /// The group that is being committed, as it will be in the log. Locked before the front, so that what
+    /// holds that does not keep a group from being encoded.
+    buffer: Mutex<Vec<u8>>,
     front: Mutex<Front>,
     pending: Mutex<Pending>,
     orders: thread::Orders,
@@ -119,7 +122,6 @@ struct Front {
     applied: u64,
     /// Logged since then.
     bytes: usize,
-    buffer: Vec<u8>,
     /// The last attempt to get over a lost transaction, and why it failed.
     failed: Option<(Instant, String)>,
 }
@@ -166,11 +168,11 @@ impl LoggedStore {
         };
         let last = log.last_lsn();
         let shared = Arc::new(Shared {
+            buffer: Mutex::default(),
             front: Mutex::new(Front {
                 staged: last,
                 applied: last,
                 bytes: 0,
-                buffer: Vec::new(),
                 failed: None,
             }),
             pending: Mutex::default(),
@@ -281,15 +283,16 @@ impl Shared {
     }
 
     fn apply(&self, commits: &[&Commit]) -> Result<(), Error> {
+        let buffer = &mut *self.buffer.lock();
+        codec::encode(commits, buffer);
         let (mut front, mut writer) = self.front()?;
         let front = &mut *front;
         if front.bytes > BEHIND_MAX * self.options.bytes {
             self.write_out(front, &mut writer)?;
         }
-        codec::encode(commits, &mut front.buffer);
         let mut lsn = 0;
         let staged = writer.stage(commits, || {
-            lsn = self.log.append(&front.buffer)?;
+            lsn = self.log.append(buffer)?;
             Ok(())
         });
         if staged.is_err() && front.staged == front.applied {
@@ -299,9 +302,9 @@ impl Shared {
         staged?;
         front.staged = lsn;
         let bytes_before = front.bytes;
-        front.bytes += front.buffer.len();
-        front.buffer.clear();
-        front.buffer.shrink_to(BUFFER_BYTES);
+        front.bytes += buffer.len();
+        buffer.clear();
+        buffer.shrink_to(BUFFER_BYTES);
         if self.pending.lock().add(commits) {
             self.orders.staged();
         }

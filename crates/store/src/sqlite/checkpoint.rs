@@ -24,15 +24,19 @@ use crate::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{Condvar, Mutex};
 
-/// A pass begins when this many pages were logged since the last one: 16 MiB, which a restart after
+/// A pass begins when this many pages were logged since the last one: 32 MiB, which a restart after
 /// a crash reads back in a fraction of a second.
-const PASS_FRAMES: i64 = 4096;
+const PASS_FRAMES: i64 = 8192;
+
+/// A pass that leaves more than this (4 MiB), since so much was logged meanwhile, is followed by another one,
+/// as long as each leaves half of what the one before did: commits wait for what is left to the writer.
+const REST_FRAMES: i64 = PASS_FRAMES / 8;
 
 /// How long the writer waits for reads that began before the log was copied: a log cannot restart
 /// under them, and with steady reads there always is one. Reads that begin meanwhile do not count.
 const READS_WAIT: Duration = Duration::from_millis(10);
 
-/// A log that long (256 MiB) was kept from restarting by long reads at every attempt: now they are worth
+/// A log that long (512 MiB) was kept from restarting by long reads at every attempt: now they are worth
 /// a real wait.
 const LONG_FRAMES: i64 = 16 * PASS_FRAMES;
 const LONG_READS_WAIT: Duration = Duration::from_secs(1);
@@ -198,7 +202,7 @@ impl Drop for Checkpointer {
     }
 }
 
-/// The thread: one pass for each order.
+/// The thread: for each order a pass, or some.
 fn run(shared: &Shared, conn: &Connection, data: &Flusher) {
     loop {
         {
@@ -211,13 +215,21 @@ fn run(shared: &Shared, conn: &Connection, data: &Flusher) {
             }
             orders.pass = false;
         }
-        if let Ok((_, copied)) = conn.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
+        let mut left = i64::MAX;
+        while let Ok((_, copied)) = conn.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE) {
+            let flushed = shared.checkpointed(copied);
+            let before = left;
+            left = shared.frames.load(Ordering::Relaxed) - i64::from(copied);
+            if left >= REST_FRAMES && left <= before / 2 {
+                continue;
+            }
             // With commits beside it, SQLite leaves the data file's flush to the pass that copies the
             // last page. That is the writer's, so most of it is done here. Should it fail, that one will
             // do it all.
-            if !shared.checkpointed(copied) && data.flush().is_ok() {
+            if !flushed && data.flush().is_ok() {
                 shared.fsyncs.fetch_add(1, Ordering::Relaxed);
             }
+            break;
         }
         shared.passed.store(true, Ordering::Release);
     }
