@@ -54,6 +54,16 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
+impl<T> Drop for MutexGuard<'_, T> {
+    /// Others may come right after a lock was given back, before its last holder does anything that they could
+    /// see: shuttle itself switches where something is asked for.
+    fn drop(&mut self) {
+        if self.0.take().is_some() && !std::thread::panicking() {
+            atomic::AtomicBool::new(false).load(atomic::Ordering::SeqCst);
+        }
+    }
+}
+
 pub(crate) struct Condvar(shuttle::sync::Condvar);
 
 impl Default for Condvar {

@@ -136,12 +136,12 @@ fn reads_see_what_was_acknowledged(delay: Duration) {
 
 #[test]
 fn reads_beside_commits_that_stay_staged() {
-    explore(100, || reads_see_what_was_acknowledged(NEVER));
+    explore(1_000, || reads_see_what_was_acknowledged(NEVER));
 }
 
 #[test]
 fn reads_beside_commits_that_go_into_the_tables() {
-    explore(100, || reads_see_what_was_acknowledged(AT_ONCE));
+    explore(1_000, || reads_see_what_was_acknowledged(AT_ONCE));
 }
 
 /// Whoever stages wakes the thread, or it would sleep for ever over what it should put into the tables.
