@@ -143,7 +143,11 @@ impl Engine {
 fn committer(store: Arc<dyn Store>) -> Arc<Committer> {
     let submitted = Arc::new(Notify::new());
     let wake = submitted.clone();
-    let committer = Arc::new(Committer::stepped(store, move || wake.notify_one()));
+    let committer = Arc::new(Committer::stepped(
+        store,
+        move || wake.notify_one(),
+        || false,
+    ));
     let stepped = committer.clone();
     tokio::spawn(async move {
         loop {

@@ -25,6 +25,9 @@ pub struct Config {
     pub timer_horizon: Duration,
     /// How often closed runs are looked through for those whose retention has passed.
     pub retention_interval: Duration,
+    /// A caller who has long been alone writes its commit itself. By default where the runtime has a thread that
+    /// serves meanwhile.
+    pub callers_commit: Option<bool>,
 }
 
 impl Default for Config {
@@ -40,6 +43,7 @@ impl Default for Config {
             timer_horizon: Duration::from_secs(120),
             // Retention is counted in hours: a look each minute is often enough.
             retention_interval: Duration::from_secs(60),
+            callers_commit: None,
         }
     }
 }

@@ -38,6 +38,8 @@ pub(crate) struct Core {
     pub(crate) outbox: Outbox,
     pub(crate) stop: Stop,
     pub(crate) runtime: tokio::runtime::Handle,
+    /// See [`Config::callers_commit`].
+    pub(crate) callers_commit: bool,
 }
 
 /// Tells everything that runs in the background that the server stops.

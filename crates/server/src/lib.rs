@@ -114,8 +114,13 @@ impl Server {
             matching: matching.clone(),
         });
         let (shards, mailboxes) = Shards::new(config.shards);
+        let runtime = tokio::runtime::Handle::current();
+        let callers_commit = config
+            .callers_commit
+            .unwrap_or_else(|| runtime.metrics().num_workers() > 1);
         let core = Arc::new(Core {
             config,
+            callers_commit,
             store,
             committer,
             namespaces,
@@ -129,7 +134,7 @@ impl Server {
             shards,
             outbox: Outbox::default(),
             stop: Stop::new(),
-            runtime: tokio::runtime::Handle::current(),
+            runtime,
         });
         let actors = Shards::start(&core, mailboxes);
         let tasks = vec![

@@ -13,7 +13,7 @@ use tidemill_store::{Committer, Store};
 use tokio::sync::Notify;
 
 use crate::world::{World, now};
-use crate::{clients, host, workers};
+use crate::{clients, host, oracle, workers};
 
 /// What others need to call the server.
 #[derive(Clone)]
@@ -71,15 +71,18 @@ pub(crate) async fn live(
     remains: &mut Remains,
 ) -> End {
     host::attach();
-    let faults = world.plan.faults;
-    let power = (faults.crashes && !world.is_calm() && world.one_in(3))
-        .then(|| disk.operations() + world.below(400) as u64);
     let chaos = Chaos {
         disk: disk.clone(),
-        power: Arc::new(AtomicU64::new(power.unwrap_or(NEVER))),
+        power: Arc::new(AtomicU64::new(NEVER)),
         crash: Arc::default(),
     };
-    chaos.set(Faults::default());
+    if oracle::retention::ends_early(world) {
+        chaos.cut_within(world, 60);
+    } else if world.plan.faults.crashes && !world.is_calm() && world.one_in(3) {
+        chaos.cut_within(world, 400);
+    } else {
+        chaos.keep_power();
+    }
 
     let options = Options {
         bytes: 4096 << world.below(8),
@@ -100,7 +103,15 @@ pub(crate) async fn live(
 
     let submitted = Arc::new(Notify::new());
     let wake = submitted.clone();
-    let committer = Arc::new(Committer::stepped(store.clone(), move || wake.notify_one()));
+    // In some lives callers never write themselves.
+    let (chance, alone) = (world.below(3), world.clone());
+    let power = disk.clone();
+    let here = move || !power.is_off() && chance > 0 && alone.one_in(chance);
+    let committer = Arc::new(Committer::stepped(
+        store.clone(),
+        move || wake.notify_one(),
+        here,
+    ));
     remains.committer = Some(committer.clone());
     tokio::spawn(commit(
         world.clone(),
@@ -110,6 +121,7 @@ pub(crate) async fn live(
     ));
     tokio::spawn(tend(
         world.clone(),
+        chaos.clone(),
         store.clone(),
         folder.to_owned(),
         durable_wal,
@@ -119,7 +131,11 @@ pub(crate) async fn live(
     let crash = async {
         tokio::select! {
             biased;
-            () = chaos.crash.notified() => End::PowerCut,
+            () = chaos.crash.notified() => match oracle::retention::is_awaited(world) && world.one_in(2) {
+                // What was written is there.
+                true => End::Killed,
+                false => End::PowerCut,
+            },
             end = die(world) => end,
         }
     };
@@ -150,6 +166,7 @@ async fn serve(
         }],
         shards: world.plan.shards,
         cache_bytes: if world.one_in(3) { 0 } else { 1 << 20 },
+        callers_commit: Some(true),
         ..Default::default()
     };
     let server = loop {
@@ -174,11 +191,28 @@ async fn serve(
         server: server.clone(),
         namespace,
     };
+    let end = if oracle::retention::is_awaited(world) {
+        End::Done
+    } else {
+        work(&link, chaos, store).await
+    };
+    if matches!(end, End::Done) && oracle::retention::is_awaited(world) {
+        oracle::retention::watch(&link, &chaos.disk).await;
+    }
+    if server.metrics().contained_failures.get() > 0 {
+        world.find("the engine broke an invariant of its own");
+    }
+    end
+}
+
+/// Clients and workers do what they want to do; then all that came of it is looked at.
+async fn work(link: &Link, chaos: &Chaos, store: Arc<LoggedStore>) -> End {
+    let (world, server) = (&link.world, &link.server);
     if world.plan.faults.disk {
         tokio::spawn(spoil(world.clone(), chaos.clone(), store));
     }
-    workers::begin(&link);
-    clients::begin(&link);
+    workers::begin(link);
+    clients::begin(link);
     let finished = async {
         clients::until_done(world).await;
         End::Done
@@ -200,15 +234,15 @@ async fn serve(
             End::Done
         }
     };
-    if server.metrics().contained_failures.get() > 0 {
-        world.find("the engine broke an invariant of its own");
+    if matches!(end, End::Stopped) {
+        server.shutdown().await;
+        return end;
     }
-    match end {
-        End::Stopped => server.shutdown().await,
-        _ => {
-            chaos.keep_power();
-            crate::oracle::at_the_end(&link).await;
-        }
+    // So that everything is looked at once.
+    chaos.keep_power();
+    oracle::at_the_end(link).await;
+    if oracle::retention::ends_early(world) {
+        chaos.cut_within(world, 40);
     }
     end
 }
@@ -251,9 +285,19 @@ async fn commit(world: World, chaos: Chaos, committer: Arc<Committer>, submitted
 }
 
 /// Does the work of the store's thread.
-async fn tend(world: World, store: Arc<LoggedStore>, folder: PathBuf, durable: Arc<AtomicU64>) {
+async fn tend(
+    world: World,
+    chaos: Chaos,
+    store: Arc<LoggedStore>,
+    folder: PathBuf,
+    durable: Arc<AtomicU64>,
+) {
     loop {
         world.dawdle(2_000).await;
+        if chaos.disk.is_off() {
+            chaos.crash.notify_one();
+            return;
+        }
         if store.tend() {
             durable.store(wal_bytes(&folder), Ordering::Relaxed);
         }
@@ -281,8 +325,14 @@ impl Chaos {
         });
     }
 
-    /// The power stays. Runs are deleted at the end, by their retention; who looked again after a power cut
-    /// would miss them.
+    /// The power goes within so many operations.
+    fn cut_within(&self, world: &World, operations: usize) {
+        let power = self.disk.operations() + world.below(operations) as u64;
+        self.power.store(power, Ordering::Relaxed);
+        self.set(Faults::default());
+    }
+
+    /// The power stays.
     fn keep_power(&self) {
         self.power.store(NEVER, Ordering::Relaxed);
         self.set(Faults::default());

@@ -156,7 +156,7 @@ fn draw_workflow(number: usize, workflows: &mut Vec<Workflow>, random: &mut Rand
     workflows.push(Workflow {
         id: format!("workflow-{number}"),
         cancelled_after: some(7).filter(|_| is_one_run),
-        reset_after: some(4).filter(|_| is_alone && updates.is_empty()),
+        reset_after: some(4).filter(|_| is_alone),
         terminated_after: some(10),
         queries: (0..2)
             .filter_map(|_| some(2))

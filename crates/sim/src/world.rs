@@ -10,6 +10,7 @@ use tidemill_store::log::sim::Random;
 
 use crate::host;
 use crate::oracle::Ledger;
+use crate::oracle::retention::Retention;
 use crate::plan::{Limits, Plan};
 use crate::trace::Trace;
 use crate::workers::{Answer, Cache};
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     /// Everything is done: nobody asks for anything any more.
     pub(crate) is_over: bool,
     pub(crate) ledger: Ledger,
+    /// Once everything else was looked at.
+    pub(crate) retention: Option<Retention>,
     /// How long a flush of the log takes at most.
     pub(crate) latency_ms: usize,
     pub(crate) stats: Stats,
@@ -136,6 +139,7 @@ impl World {
                 caches: (0..plan.workers).map(|_| Cache::default()).collect(),
                 is_over: false,
                 ledger: Ledger::default(),
+                retention: None,
                 latency_ms: 2,
                 stats: Stats::default(),
             })),

@@ -1,5 +1,7 @@
 //! Updates (contract 6.2): sent, awaited, polled.
 
+use std::time::Duration;
+
 use tidemill_engine::update::{self, Status};
 use tidemill_engine::{Error, Outcome, UpdateEvent};
 use tidemill_proto::api::enums::v1::{EventType, UpdateWorkflowExecutionLifecycleStage as Stage};
@@ -20,6 +22,9 @@ use crate::core::{identity, stopping};
 use crate::namespaces::Namespace;
 use crate::shard::{Target, View};
 use crate::waiters::UpdateWait;
+
+/// When an update whose run was reloaded is sent again.
+const RELOADED: Duration = Duration::from_millis(100);
 
 /// How far an update has come, and how it ended.
 #[derive(Clone, Debug)]
@@ -84,7 +89,7 @@ impl Server {
                         && Instant::now() < deadline =>
                 {
                     // The run is about to close or continue: it is over in a moment.
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -130,8 +135,11 @@ impl Server {
                 Ok(Some(UpdateEvent::Accepted)) if wanted > Stage::Accepted => {}
                 Ok(Some(event)) => return finished(event),
                 Ok(None) if self.core.stop.has_begun() => return Err(stopping()),
-                // The run was reloaded: what was not accepted is lost.
-                Ok(None) => return Ok(Waited::Again),
+                // The run was reloaded: what was not accepted is lost. A store that failed may go on failing.
+                Ok(None) => {
+                    tokio::time::sleep(RELOADED).await;
+                    return Ok(Waited::Again);
+                }
                 Err(_) => {
                     return Ok(Waited::Reached(Reached {
                         stage,

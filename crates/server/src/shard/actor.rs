@@ -441,8 +441,7 @@ impl Actor {
             }
         });
         let committer = &self.core.committer;
-        // Another thread serves meanwhile, if there is one.
-        if self.core.runtime.metrics().num_workers() > 1 {
+        if self.core.callers_commit {
             committer.submit_here(lane, generation, commit, on_done);
         } else {
             committer.submit(lane, generation, commit, on_done);

@@ -2,14 +2,16 @@
 //! when the store is well again all runs go on.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidemill_engine::Error;
 use tidemill_proto::api::enums::v1::{
-    EventType as E, ParentClosePolicy, WorkflowExecutionStatus as Status,
+    EventType as E, ParentClosePolicy, UpdateWorkflowExecutionLifecycleStage as UpdateStage,
+    WorkflowExecutionStatus as Status,
 };
+use tidemill_proto::api::taskqueue::v1::StickyExecutionAttributes;
 use tidemill_server::namespaces::Registration;
-use tidemill_store::RunNo;
+use tidemill_store::{Commit, RunNo};
 
 use crate::rig::*;
 
@@ -299,5 +301,37 @@ async fn a_store_that_panics_is_tried_again() {
     rig.signal("w", "kept").await.unwrap();
     rig.work(vec![finish()]).await;
     assert_eq!(rig.events("w").await.len(), 6);
+    rig.close().await;
+}
+
+/// An update that nobody accepted is lost with the run's memory, and admitted again for as long as its caller
+/// waits. What fails is the time-out of its workflow task, which nobody takes from the sticky queue: that comes
+/// again each time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_waits_between_attempts_while_the_store_fails() {
+    const ATTEMPTS: u64 = 5;
+    let rig = Rig::memory().await;
+    rig.start("w").await;
+    let task = rig.poll().await;
+    let mut idle = completion(&task, Vec::new());
+    idle.sticky_attributes = Some(StickyExecutionAttributes {
+        worker_task_queue: Some(task_queue("sticky")),
+        schedule_to_start_timeout: millis(1),
+    });
+    rig.respond(idle).await.unwrap();
+    let adds_events = |commit: &Commit| commit.runs.iter().any(|run| !run.history.is_empty());
+    rig.store.fail_where(adds_events);
+    let begun = Instant::now();
+    let failures = async {
+        rig.store.until(|counts| counts.failed >= ATTEMPTS).await;
+        let took = begun.elapsed();
+        let least = Duration::from_millis(100) * (ATTEMPTS as u32 - 1);
+        assert!(took >= least, "{ATTEMPTS} attempts in {took:?}");
+        rig.store.recover();
+        let task = rig.poll().await;
+        rig.respond(with_update_done(&task)).await.unwrap();
+    };
+    let (updated, ()) = tokio::join!(rig.update("w", "u", UpdateStage::Completed), failures);
+    assert_eq!(updated.unwrap().stage(), UpdateStage::Completed);
     rig.close().await;
 }

@@ -8,7 +8,7 @@ use tidemill_proto::api::update::v1::outcome::Value;
 use tidemill_proto::api::update::v1::{Input, Meta, Outcome, Request, UpdateRef, WaitPolicy};
 use tidemill_proto::api::workflowservice::v1::*;
 
-use super::{call_for, execution, times, until};
+use super::{call_for, execution, new_run, times, until};
 use crate::life::Link;
 use crate::oracle;
 
@@ -51,6 +51,9 @@ async fn call(link: &Link, at: usize, number: usize) {
         }),
         ..Default::default()
     };
+    // The run that a reset makes is there still.
+    let wants_reset = link.world.plan.workflows[at].reset_after.is_some();
+    let is_last = !wants_reset || link.client(at, |client| new_run(client).is_some());
     let updated = link.server.update_workflow_execution(
         &link.namespace,
         request,
@@ -60,7 +63,7 @@ async fn call(link: &Link, at: usize, number: usize) {
     link.note(&update, &answer, crate::trace::digest);
     match answer {
         Ok(answer) => learn(link, at, number, answer.outcome),
-        Err(Error::NotFound(_)) => over(link, at, number),
+        Err(Error::NotFound(_)) if is_last => over(link, at, number),
         Err(_) => {}
     }
 }
@@ -98,9 +101,10 @@ fn learn(link: &Link, at: usize, number: usize, outcome: Option<Outcome>) {
     };
     let (id, update) = name(link, at, number);
     let result = oracle::result(&Some(result));
+    let most = 1 + usize::from(link.world.plan.workflows[at].reset_after.is_some());
     link.world.with(|shared| {
         shared.stats.updates += 1;
-        oracle::update::answered(shared, &id, &update, &result);
+        oracle::update::answered(shared, &id, &update, &result, most);
     });
     over(link, at, number);
 }

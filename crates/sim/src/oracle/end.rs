@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tidemill_proto::api::enums::v1::{WorkflowExecutionStatus, WorkflowTaskFailedCause};
+use tidemill_proto::api::enums::v1::{EventType, WorkflowExecutionStatus, WorkflowTaskFailedCause};
 use tidemill_proto::api::history::v1::HistoryEvent;
 use tidemill_proto::api::history::v1::history_event::Attributes as E;
 use tidemill_proto::api::workflow::v1::WorkflowExecutionInfo;
@@ -26,8 +26,12 @@ pub(super) struct Run {
 
 impl Run {
     /// What was written of this run itself.
-    fn own(&self) -> &[HistoryEvent] {
+    pub(super) fn own(&self) -> &[HistoryEvent] {
         self.events.get(self.copied..).unwrap_or_default()
+    }
+
+    pub(super) fn is_reset(&self) -> bool {
+        self.copied > 0
     }
 }
 
@@ -120,7 +124,7 @@ pub(crate) async fn at_the_end(link: &Link) {
         }
     }
     if link.world.plan.expires {
-        retention::watch(link, &all).await;
+        retention::begin(link, &all);
     }
 }
 
@@ -138,6 +142,10 @@ fn is_reset(reset: &Reset, all: &[Run]) -> Result<(), String> {
         if before.event_id > 1 && digest(before) != digest(after) {
             return Err(format!("event {} differs in the new run", before.event_id));
         }
+    }
+    let forgotten = update::forgotten(&base.events, &new.events);
+    if !forgotten.is_empty() {
+        return Err(format!("the new run does not know of {forgotten:?}"));
     }
     match new
         .own()
@@ -250,7 +258,7 @@ fn judge(shared: &mut Shared, all: &[Run]) {
             let is_new = signals.insert(name(signal));
             let was_reset = all
                 .iter()
-                .any(|r| r.workflow == run.workflow && r.copied > 0);
+                .any(|r| r.workflow == run.workflow && r.is_reset());
             if !is_new && !was_reset {
                 found.push(format!("{} has {signal} twice", run.workflow));
             }
@@ -261,7 +269,11 @@ fn judge(shared: &mut Shared, all: &[Run]) {
                 .map_or(0, history::nanos)
         };
         let status = run.events.last().map(history::status);
-        let asked = cancelled.contains(&run.workflow);
+        // A run that a reset makes is not asked again.
+        let asked = run
+            .events
+            .iter()
+            .any(|event| event.event_type() == EventType::WorkflowExecutionCancelRequested);
         match status {
             Some(WorkflowExecutionStatus::Completed) if asked => {
                 found.push(format!("run {id} was not told that it is to end"));

@@ -15,7 +15,7 @@
 mod end;
 pub(crate) mod heartbeat;
 pub(crate) mod history;
-mod retention;
+pub(crate) mod retention;
 pub(crate) mod update;
 
 pub(crate) use end::at_the_end;
@@ -57,7 +57,7 @@ pub(crate) struct Ledger {
     /// Workflows of which a cancel request was acknowledged, and when that was.
     cancelled: BTreeMap<String, i64>,
     /// What each update has brought, by workflow and update.
-    updates: BTreeMap<(String, String), String>,
+    updates: BTreeMap<(String, String), BTreeSet<String>>,
     /// What attempts said of their progress, by run and activity, in the order in which it was first sent.
     heartbeats: BTreeMap<String, Vec<heartbeat::Beat>>,
 }

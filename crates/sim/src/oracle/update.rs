@@ -1,7 +1,8 @@
-//! Updates: one result, in the history once, the same for whoever asks.
+//! Updates: one result, in a run's history once, the same for whoever asks. A reset may have one more done again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tidemill_proto::api::history::v1::HistoryEvent;
 use tidemill_proto::api::history::v1::history_event::Attributes as E;
 use tidemill_proto::api::update::v1::outcome::Value;
 
@@ -10,54 +11,88 @@ use super::result;
 use crate::world::Shared;
 
 /// A caller was told the result of an update.
-pub(crate) fn answered(shared: &mut Shared, workflow: &str, update: &str, result: &str) {
+pub(crate) fn answered(
+    shared: &mut Shared,
+    workflow: &str,
+    update: &str,
+    result: &str,
+    most: usize,
+) {
     let name = (workflow.to_owned(), update.to_owned());
-    let before = shared.ledger.updates.insert(name, result.to_owned());
-    if let Some(before) = before.filter(|before| before != result) {
-        shared.find(format!(
-            "{update} of {workflow} had the result {before}, and has {result}"
-        ));
+    let results = shared.ledger.updates.entry(name).or_default();
+    results.insert(result.to_owned());
+    if results.len() > most {
+        let results = format!("{results:?}");
+        shared.find(format!("{update} of {workflow} has the results {results}"));
     }
 }
 
 /// What was told against the histories.
 pub(super) fn judge(shared: &mut Shared, all: &[Run]) {
     let mut found = Vec::new();
-    let mut results: BTreeMap<(String, String), String> = BTreeMap::new();
+    let mut results: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
     for run in all {
-        let mut accepted = BTreeSet::new();
+        let mut completed = BTreeSet::new();
         for event in &run.events {
-            match &event.attributes {
-                // Twice is not legal.
-                Some(E::WorkflowExecutionUpdateAcceptedEventAttributes(a)) => {
-                    accepted.insert(&a.protocol_instance_id);
-                }
-                Some(E::WorkflowExecutionUpdateCompletedEventAttributes(a)) => {
-                    let update = a.meta.clone().unwrap_or_default().update_id;
-                    if !accepted.contains(&update) {
-                        found.push(format!("{update} was completed and not accepted"));
-                    }
-                    let value = a.outcome.clone().and_then(|outcome| outcome.value);
-                    let Some(Value::Success(value)) = value else {
-                        found.push(format!("{update} failed, which no worker said"));
-                        continue;
-                    };
-                    let name = (run.workflow.clone(), update);
-                    if results.insert(name, result(&Some(value))).is_some() {
-                        found.push(format!("an update of {} was completed twice", run.workflow));
-                    }
-                }
-                _ => {}
+            let Some(E::WorkflowExecutionUpdateCompletedEventAttributes(a)) = &event.attributes
+            else {
+                continue;
+            };
+            let update = a.meta.clone().unwrap_or_default().update_id;
+            let value = a.outcome.clone().and_then(|outcome| outcome.value);
+            let Some(Value::Success(value)) = value else {
+                found.push(format!("{update} failed, which no worker said"));
+                continue;
+            };
+            if !completed.insert(update.clone()) {
+                found.push(format!("{update} was completed twice in {}", run.id));
             }
+            let name = (run.workflow.clone(), update);
+            results
+                .entry(name)
+                .or_default()
+                .insert(result(&Some(value)));
+        }
+    }
+    for ((workflow, update), written) in &results {
+        let runs = all.iter().filter(|run| run.workflow == *workflow);
+        // A reset has what came after its point done again.
+        if written.len() > 1 && !runs.clone().any(Run::is_reset) {
+            found.push(format!("{update} was completed twice"));
         }
     }
     for (name, told) in &shared.ledger.updates {
         let written = results.get(name);
-        if written != Some(told) {
+        if !written.is_some_and(|written| told.is_subset(written)) {
             found.push(format!(
-                "the result of {name:?} was {told}; in the history it is {written:?}"
+                "the result of {name:?} was {told:?}; in the history it is {written:?}"
             ));
         }
     }
     found.into_iter().for_each(|what| shared.find(what));
+}
+
+/// Updates that were accepted after the point of a reset, and that the new run does not know.
+pub(super) fn forgotten(base: &[HistoryEvent], new: &[HistoryEvent]) -> BTreeSet<String> {
+    let accepted = base.iter().filter_map(|event| match &event.attributes {
+        Some(E::WorkflowExecutionUpdateAcceptedEventAttributes(a)) => {
+            Some(a.protocol_instance_id.clone())
+        }
+        _ => None,
+    });
+    let known: BTreeSet<String> = new.iter().filter_map(known).collect();
+    accepted.filter(|update| !known.contains(update)).collect()
+}
+
+/// The update that an event brings into a history.
+pub(crate) fn known(event: &HistoryEvent) -> Option<String> {
+    match &event.attributes {
+        Some(E::WorkflowExecutionUpdateAdmittedEventAttributes(a)) => {
+            Some(a.request.clone()?.meta?.update_id)
+        }
+        Some(E::WorkflowExecutionUpdateAcceptedEventAttributes(a)) => {
+            Some(a.protocol_instance_id.clone())
+        }
+        _ => None,
+    }
 }

@@ -18,6 +18,7 @@ use tidemill_proto::wkt;
 
 use crate::clients::text;
 use crate::life::Link;
+use crate::oracle;
 
 /// What a completion says about updates.
 #[derive(Default)]
@@ -43,7 +44,11 @@ pub(super) fn answer(
             link.world.find(format!("{asked:?} is no update"));
             continue;
         };
-        if link.world.one_in(8) {
+        // What was accepted before a reset is not refused after it.
+        let is_new = !events.iter().any(|event| {
+            oracle::update::known(event).as_ref() == Some(&asked.protocol_instance_id)
+        });
+        if is_new && link.world.one_in(8) {
             answers.reject(asked, request);
             continue;
         }

@@ -77,8 +77,7 @@ struct Shared {
     store: Arc<dyn Store>,
     queue: Mutex<Queue>,
     submitted: Condvar,
-    /// Wakes whoever drives a committer without threads.
-    on_submit: Option<Box<dyn Fn() + Send + Sync>>,
+    driver: Option<Driver>,
     durable: AtomicU64,
     /// The last ticket whose callback has run.
     told: AtomicU64,
@@ -87,6 +86,13 @@ struct Shared {
     /// Who writes a commit of its own.
     here: Mutex<Option<ThreadId>>,
     stats: stats::Counters,
+}
+
+/// Who drives a committer without threads.
+struct Driver {
+    wake: Box<dyn Fn() + Send + Sync>,
+    /// Whether a caller who is alone writes its commit itself this time.
+    here: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 struct Queue {
@@ -130,7 +136,7 @@ pub struct Finished {
 }
 
 impl Shared {
-    fn new(store: Arc<dyn Store>, on_submit: Option<Box<dyn Fn() + Send + Sync>>) -> Arc<Self> {
+    fn new(store: Arc<dyn Store>, driver: Option<Driver>) -> Arc<Self> {
         Arc::new(Shared {
             store,
             queue: Mutex::new(Queue {
@@ -141,7 +147,7 @@ impl Shared {
                 closed: false,
             }),
             submitted: Condvar::new(),
-            on_submit,
+            driver,
             durable: AtomicU64::new(0),
             told: AtomicU64::new(0),
             writer: Mutex::default(),
@@ -191,12 +197,20 @@ impl Committer {
         }
     }
 
-    /// One without threads, for a simulation: whoever is woken by `on_submit` calls
-    /// [`step`](Self::step) until there is nothing to do.
+    /// One without threads, for a simulation: whoever is woken by `wake` calls [`step`](Self::step) until there
+    /// is nothing to do. `here` says each time whether a caller who is alone writes its commit itself.
     #[doc(hidden)]
-    pub fn stepped(store: Arc<dyn Store>, on_submit: impl Fn() + Send + Sync + 'static) -> Self {
+    pub fn stepped(
+        store: Arc<dyn Store>,
+        wake: impl Fn() + Send + Sync + 'static,
+        here: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Self {
+        let driver = Driver {
+            wake: Box::new(wake),
+            here: Box::new(here),
+        };
         Committer {
-            shared: Shared::new(store, Some(Box::new(on_submit))),
+            shared: Shared::new(store, Some(driver)),
             threads: Mutex::default(),
             stepped: Some(Mutex::default()),
         }
@@ -273,8 +287,8 @@ impl Committer {
         queue.waiting.push_back(submission);
         let wake = std::mem::take(&mut queue.asleep);
         drop(queue);
-        if let Some(on_submit) = &self.shared.on_submit {
-            on_submit();
+        if let Some(driver) = &self.shared.driver {
+            (driver.wake)();
         } else if wake {
             self.shared.submitted.notify_one();
         }
@@ -357,7 +371,10 @@ fn write(shared: &Arc<Shared>, mut tell: impl FnMut(Finished)) {
 impl Shared {
     /// The right to write what `queue` has just numbered, for a caller who has long been alone.
     fn writer_alone(&self, queue: &Queue) -> Option<MutexGuard<'_, Writer>> {
-        if queue.alone < ALONE || self.on_submit.is_some() {
+        if let Some(driver) = &self.driver {
+            return (queue.alone > 0 && (driver.here)()).then(|| self.writer.lock());
+        }
+        if queue.alone < ALONE {
             return None;
         }
         let writer = self.writer.try_lock()?;
