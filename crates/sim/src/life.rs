@@ -102,16 +102,19 @@ pub(crate) async fn live(
     remains.durable_wal = Some(durable_wal.clone());
 
     let submitted = Arc::new(Notify::new());
-    let wake = submitted.clone();
+    let (wake, count) = (submitted.clone(), chaos.counted(world));
+    let wake = move || {
+        count();
+        wake.notify_one();
+    };
     // In some lives callers never write themselves.
-    let (chance, alone) = (world.below(3), world.clone());
-    let power = disk.clone();
-    let here = move || !power.is_off() && chance > 0 && alone.one_in(chance);
-    let committer = Arc::new(Committer::stepped(
-        store.clone(),
-        move || wake.notify_one(),
-        here,
-    ));
+    let (chance, alone, power) = (world.below(3), world.clone(), disk.clone());
+    let count = chaos.counted(world);
+    let here = move || {
+        count();
+        !power.is_off() && chance > 0 && alone.one_in(chance)
+    };
+    let committer = Arc::new(Committer::stepped(store.clone(), wake, here));
     remains.committer = Some(committer.clone());
     tokio::spawn(commit(
         world.clone(),
@@ -131,12 +134,16 @@ pub(crate) async fn live(
     let crash = async {
         tokio::select! {
             biased;
-            () = chaos.crash.notified() => match oracle::retention::is_awaited(world) && world.one_in(2) {
-                // What was written is there.
-                true => End::Killed,
-                false => End::PowerCut,
-            },
-            end = die(world) => end,
+            () = chaos.crash.notified() => {}
+            end = die(world) => return end,
+        }
+        if world.is_stuck() {
+            End::Done
+        } else if oracle::retention::is_awaited(world) && world.one_in(2) {
+            // What was written is there.
+            End::Killed
+        } else {
+            End::PowerCut
         }
     };
     let end = tokio::select! {
@@ -323,6 +330,17 @@ impl Chaos {
             power: (power != NEVER).then_some(left),
             ..faults
         });
+    }
+
+    /// What counts commits, and ends a life that makes them without end.
+    fn counted(&self, world: &World) -> impl Fn() + Send + Sync + use<> {
+        let (world, crash) = (world.clone(), self.crash.clone());
+        move || {
+            world.committed();
+            if world.is_stuck() {
+                crash.notify_one();
+            }
+        }
     }
 
     /// The power goes within so many operations.

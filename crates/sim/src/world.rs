@@ -43,8 +43,13 @@ pub(crate) struct Shared {
     pub(crate) retention: Option<Retention>,
     /// How long a flush of the log takes at most.
     pub(crate) latency_ms: usize,
+    /// How many commits there were at the last moment at which there was one.
+    rush: (u64, usize),
     pub(crate) stats: Stats,
 }
+
+/// So many commits at one moment are a loop.
+const RUSH: usize = 5_000;
 
 /// How far a client has got with its workflow.
 #[derive(Clone, Default)]
@@ -141,6 +146,7 @@ impl World {
                 ledger: Ledger::default(),
                 retention: None,
                 latency_ms: 2,
+                rush: (0, 0),
                 stats: Stats::default(),
             })),
             plan: Arc::new(plan),
@@ -167,6 +173,26 @@ impl World {
 
     pub(crate) fn one_in(&self, n: usize) -> bool {
         self.below(n) == 0
+    }
+
+    /// Counts a commit.
+    pub(crate) fn committed(&self) {
+        self.with(|shared| {
+            let now = host::now();
+            let before = match shared.rush {
+                (at, count) if at == now => count,
+                _ => 0,
+            };
+            shared.rush = (now, before + 1);
+            if before + 1 == RUSH {
+                shared.find("commits follow one another without any pause");
+            }
+        });
+    }
+
+    /// The time stands still: there is no end to commits.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.with(|shared| shared.rush.1 >= RUSH)
     }
 
     pub(crate) fn is_over(&self) -> bool {

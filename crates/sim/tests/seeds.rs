@@ -47,7 +47,15 @@ fn nothing_goes_wrong_in_any_seed() {
 #[test]
 fn seeds_that_found_something() {
     let power_cut_while_runs_are_deleted_at_the_end = 1_882_539_135_338_907;
-    sound(&run(power_cut_while_runs_are_deleted_at_the_end, false));
+    let update_sent_again_without_a_pause_while_the_disk_is_full = 271;
+    let cancelled_before_a_reset = 956;
+    for seed in [
+        power_cut_while_runs_are_deleted_at_the_end,
+        update_sent_again_without_a_pause_while_the_disk_is_full,
+        cancelled_before_a_reset,
+    ] {
+        sound(&run(seed, false));
+    }
 }
 
 /// Byte for byte: the trace has every request, every answer and every time.
