@@ -154,7 +154,7 @@ fn damaged(input: &mut Input) {
         let len = usize::from(input.u16()) % 3_000;
         let mut payload = input.take(len).to_vec();
         payload.resize(len, n as u8);
-        log.append(&payload).expect("memory has room");
+        log.append_bytes(&payload).expect("memory has room");
         written.push(Bytes::from(payload));
     }
     drop(log);

@@ -9,8 +9,6 @@
 //! frame. It also covers the checksum of the frame before: frames form a chain. A plain length of 0
 //! says that the payload is not compressed.
 
-use std::ops::Range;
-
 use bytes::Bytes;
 
 use super::LogId;
@@ -40,55 +38,111 @@ pub(super) struct Frame {
     stored: Bytes,
 }
 
-/// Puts a frame into `out`, in place of what is there; returns its checksum, and where in `out` it
-/// lies: so that a direct write can take it from there. `None` for a payload that is too large for
-/// the format.
-pub(super) fn encode(
-    id: &LogId,
-    lsn: u64,
-    previous: u32,
-    payload: &[u8],
-    out: &mut Vec<u8>,
-) -> Option<(u32, Range<usize>)> {
-    let compress = (COMPRESS_MIN..=COMPRESS_MAX).contains(&payload.len());
-    let most = match compress {
-        true => lz4_flex::block::get_maximum_output_size(payload.len()),
-        false => payload.len(),
-    };
-    out.clear();
-    // With all the room from the beginning, the bytes stay where they are.
-    out.reserve(MEMORY_ALIGN + HEADER + most + ALIGN);
-    let start = out.as_ptr().align_offset(MEMORY_ALIGN);
-    let body = start + HEADER;
-    out.resize(body, 0);
-    let mut plain = 0;
-    if compress {
-        out.resize(body + most, 0);
+/// A payload where it will be written from: behind room for its frame's header, and compressed if that makes
+/// it smaller. All of that can be done before it is known which frame it will be.
+#[derive(Default)]
+pub struct Draft {
+    plain: Room,
+    packed: Room,
+    is_packed: bool,
+}
+
+/// A header's room and the bytes behind it, from where a direct write can take them.
+#[derive(Default)]
+struct Room {
+    bytes: Vec<u8>,
+    /// Of the header.
+    start: usize,
+    /// Of the bytes behind it; padding may follow.
+    end: usize,
+}
+
+impl Room {
+    /// Empty, with room for so many bytes. If more come, they may be moved to where a direct write has to copy
+    /// them from.
+    fn begin(&mut self, room: usize) {
+        self.bytes.clear();
+        self.bytes.reserve(MEMORY_ALIGN + HEADER + room + ALIGN);
+        self.start = self.bytes.as_ptr().align_offset(MEMORY_ALIGN);
+        self.bytes.resize(self.start + HEADER, 0);
+    }
+
+    fn body(&self) -> &[u8] {
+        self.bytes
+            .get(self.start + HEADER..self.end)
+            .unwrap_or_default()
+    }
+}
+
+impl Draft {
+    /// Puts what `write` appends in place of what is there.
+    pub fn put(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let Draft {
+            plain,
+            packed,
+            is_packed,
+        } = self;
+        plain.begin(0);
+        write(&mut plain.bytes);
+        plain.end = plain.bytes.len();
+        *is_packed = false;
+        let payload = plain.body();
+        if !(COMPRESS_MIN..=COMPRESS_MAX).contains(&payload.len()) {
+            return;
+        }
+        let most = lz4_flex::block::get_maximum_output_size(payload.len());
+        packed.begin(most);
+        let body = packed.start + HEADER;
+        packed.bytes.resize(body + most, 0);
         // It cannot fail with that much room.
-        if let Ok(len) = lz4_flex::block::compress_into(payload, &mut out[body..])
-            && len < payload.len()
-        {
-            out.truncate(body + len);
-            plain = payload.len();
-        } else {
-            out.truncate(body);
+        if let Ok(len) = lz4_flex::block::compress_into(payload, &mut packed.bytes[body..]) {
+            packed.end = body + len;
+            *is_packed = len < payload.len();
         }
     }
-    if plain == 0 {
-        out.extend_from_slice(payload);
+
+    /// Bytes of the payload.
+    pub fn payload_bytes(&self) -> usize {
+        self.plain.body().len()
     }
-    let stored = u32::try_from(out.len() - body).ok()?;
-    let frame = &mut out[start..];
-    frame[0..4].copy_from_slice(&MAGIC.to_le_bytes());
-    frame[4..8].copy_from_slice(&stored.to_le_bytes());
-    frame[8..16].copy_from_slice(&lsn.to_le_bytes());
-    frame[16..20].copy_from_slice(&previous.to_le_bytes());
-    frame[20..24].copy_from_slice(&u32::try_from(plain).ok()?.to_le_bytes());
-    let crc = checksum(id, frame);
-    frame[28..32].copy_from_slice(&crc.to_le_bytes());
-    let size = frame.len().next_multiple_of(ALIGN);
-    out.resize(start + size, 0);
-    Some((crc, start..start + size))
+
+    /// The frame and its checksum. `None` for a payload that is too large for the format.
+    pub(super) fn frame(&mut self, id: &LogId, lsn: u64, previous: u32) -> Option<(u32, &[u8])> {
+        let plain = if self.is_packed {
+            self.payload_bytes()
+        } else {
+            0
+        };
+        let room = if self.is_packed {
+            &mut self.packed
+        } else {
+            &mut self.plain
+        };
+        let stored = u32::try_from(room.body().len()).ok()?;
+        let frame = &mut room.bytes[room.start..room.end];
+        frame[0..4].copy_from_slice(&MAGIC.to_le_bytes());
+        frame[4..8].copy_from_slice(&stored.to_le_bytes());
+        frame[8..16].copy_from_slice(&lsn.to_le_bytes());
+        frame[16..20].copy_from_slice(&previous.to_le_bytes());
+        frame[20..24].copy_from_slice(&u32::try_from(plain).ok()?.to_le_bytes());
+        frame[24..28].fill(0);
+        let crc = checksum(id, frame);
+        frame[28..32].copy_from_slice(&crc.to_le_bytes());
+        let size = frame.len().next_multiple_of(ALIGN);
+        room.bytes.truncate(room.end);
+        room.bytes.resize(room.start + size, 0);
+        Some((crc, &room.bytes[room.start..]))
+    }
+
+    /// Forgets the payload, and gives back what a large one took.
+    pub fn clear(&mut self) {
+        const KEPT: usize = 8 << 20;
+        for room in [&mut self.plain, &mut self.packed] {
+            room.bytes.clear();
+            room.bytes.shrink_to(KEPT);
+            (room.start, room.end) = (0, 0);
+        }
+    }
 }
 
 /// Header and stored payload, without padding.
@@ -142,5 +196,54 @@ impl Frame {
         lz4_flex::block::decompress(&self.stored, self.plain)
             .map(Bytes::from)
             .map_err(|fault| Error::Corrupt(format!("log: frame {}: {fault}", self.lsn)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: LogId = [7; 16];
+
+    fn payload_of(frame: &[u8]) -> Bytes {
+        let bytes = Bytes::copy_from_slice(frame);
+        decode(&ID, &bytes, 0).unwrap().payload().unwrap()
+    }
+
+    /// Small and compressed, small and not, large.
+    #[test]
+    fn a_frame_lies_where_a_direct_write_takes_it_from() {
+        let mut draft = Draft::default();
+        for round in 0..3 {
+            for payload in [vec![1; 10], vec![2; 5_000], vec![3; 3 << 20]] {
+                draft.put(|out| out.extend_from_slice(&payload));
+                assert_eq!(draft.payload_bytes(), payload.len());
+                let (_, frame) = draft.frame(&ID, 1, 2).unwrap();
+                assert_eq!(frame.len() % ALIGN, 0);
+                assert_eq!(payload_of(frame), payload);
+                // The first time it grew.
+                if round > 0 || payload.len() < 1 << 20 {
+                    assert_eq!(frame.as_ptr().align_offset(MEMORY_ALIGN), 0);
+                }
+            }
+        }
+    }
+
+    /// One that could not be written is a frame again, with what comes before it then.
+    #[test]
+    fn a_draft_can_be_another_frame() {
+        let mut draft = Draft::default();
+        for len in [10, 5_000, 1 << 20] {
+            draft.put(|out| out.resize(out.len() + len, 9));
+            for lsn in 5..8 {
+                let (crc, frame) = draft.frame(&ID, lsn, lsn as u32).unwrap();
+                let bytes = Bytes::copy_from_slice(frame);
+                let read = decode(&ID, &bytes, 0).unwrap();
+                assert_eq!((read.lsn, read.previous, read.crc), (lsn, lsn as u32, crc));
+                assert_eq!(read.payload().unwrap().len(), len);
+            }
+        }
+        draft.clear();
+        assert_eq!(draft.payload_bytes(), 0);
     }
 }

@@ -28,6 +28,7 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
 use self::disk::{BLOCK, Disk, LogFile};
+pub use self::frame::Draft;
 pub use self::recover::{last_of_any, replay};
 use self::segment::{FIRST, Head};
 use crate::Error;
@@ -45,8 +46,6 @@ const FIRST_SEGMENT_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 256 << 10 };
 const SPARES_BYTES: u64 = 16 * SEGMENT_BYTES;
 /// Zeros are written in pieces of this.
 const ZEROS: usize = if cfg!(test) { 16 << 10 } else { 128 << 10 };
-/// What a large frame leaves of the buffer.
-const BUFFER_BYTES: usize = 8 << 20;
 /// With more, whoever should take over what the log holds has been failing for long.
 const SEALED_MAX: usize = 64;
 
@@ -72,7 +71,6 @@ struct State {
     tail: (u64, u64),
     /// Why [`Log::release`] does not come, if somebody said so.
     kept_for: Option<String>,
-    buffer: Vec<u8>,
 }
 
 struct Open {
@@ -108,7 +106,6 @@ impl Log {
                 chain: 0,
                 tail: (0, 0),
                 kept_for: None,
-                buffer: Vec::new(),
             }),
             syncs: AtomicU64::new(0),
         };
@@ -124,12 +121,20 @@ impl Log {
         Ok(log)
     }
 
+    /// As [`append`](Self::append), of bytes that lie somewhere.
+    pub fn append_bytes(&self, payload: &[u8]) -> Result<u64, Error> {
+        let mut draft = Draft::default();
+        draft.put(|out| out.extend_from_slice(payload));
+        self.append(&mut draft)
+    }
+
     /// Appends a frame and returns its LSN. It is durable then; after an error it counts as never
     /// appended.
-    pub fn append(&self, payload: &[u8]) -> Result<u64, Error> {
+    pub fn append(&self, draft: &mut Draft) -> Result<u64, Error> {
         let state = &mut *self.state.lock();
         let lsn = state.next_lsn;
-        let (crc, frame) = frame::encode(&self.id, lsn, state.chain, payload, &mut state.buffer)
+        let (crc, frame) = draft
+            .frame(&self.id, lsn, state.chain)
             .ok_or_else(|| Error::Io("a commit is larger than 4 GiB".into()))?;
         let size = frame.len() as u64;
         // A frame that no segment has room for makes an empty one larger.
@@ -145,7 +150,7 @@ impl Log {
         };
         let file = &open.spare.handle;
         if let Err(fault) = file
-            .write(&state.buffer[frame], open.end)
+            .write(frame, open.end)
             .and_then(|()| self.sync(&**file))
         {
             // If the process ends before the next segment is there, this frame had better not be found.
@@ -158,8 +163,6 @@ impl Log {
         state.tail.1 = open.end;
         state.chain = crc;
         state.next_lsn += 1;
-        state.buffer.clear();
-        state.buffer.shrink_to(BUFFER_BYTES);
         Ok(lsn)
     }
 

@@ -12,9 +12,8 @@ use crate::{
     QueueRecord, RunNo, RunWrite, StateRow, TaskKey, TaskRow,
 };
 
-/// Replaces what `out` holds by the commits that write something.
+/// Appends the commits that write something.
 pub(super) fn encode(commits: &[&Commit], out: &mut Vec<u8>) {
-    out.clear();
     let mut writer = Writer(out);
     let commits = commits.iter().filter(|commit| !commit.is_empty());
     writer.list(commits, |writer, commit| writer.commit(commit));
@@ -557,7 +556,7 @@ mod tests {
     }
 
     fn encoded(commits: &[&Commit]) -> Bytes {
-        let mut out = b"replaced".to_vec();
+        let mut out = Vec::new();
         encode(commits, &mut out);
         out.into()
     }

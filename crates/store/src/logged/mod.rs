@@ -40,7 +40,7 @@ use tidemill_checksums::Flusher;
 use self::pending::Pending;
 use self::thread::Thread;
 use crate::log::disk::{Disk, OsDisk};
-use crate::log::{self, Log, LogId};
+use crate::log::{self, Draft, Log, LogId};
 use crate::sqlite::{SqliteStore, Writer};
 use crate::sync::{Mutex, MutexGuard};
 use crate::{Commit, Error};
@@ -88,9 +88,6 @@ const RETRY: Duration = Duration::from_millis(if cfg!(test) { 0 } else { 200 });
 /// log for about 16 MB of ours.
 const TRIM_SEGMENTS: usize = if cfg!(test) { 1 } else { 4 };
 
-/// What a large group leaves of the buffer.
-const BUFFER_BYTES: usize = 8 << 20;
-
 /// A store in an SQLite file with a log beside it.
 pub struct LoggedStore {
     shared: Arc<Shared>,
@@ -100,7 +97,7 @@ pub struct LoggedStore {
 struct Shared {
     /// The group that is being committed, as it will be in the log. Locked before the front, so that what
     /// holds that does not keep a group from being encoded.
-    buffer: Mutex<Vec<u8>>,
+    draft: Mutex<Draft>,
     front: Mutex<Front>,
     pending: Mutex<Pending>,
     orders: thread::Orders,
@@ -168,7 +165,7 @@ impl LoggedStore {
         };
         let last = log.last_lsn();
         let shared = Arc::new(Shared {
-            buffer: Mutex::default(),
+            draft: Mutex::default(),
             front: Mutex::new(Front {
                 staged: last,
                 applied: last,
@@ -283,8 +280,8 @@ impl Shared {
     }
 
     fn apply(&self, commits: &[&Commit]) -> Result<(), Error> {
-        let buffer = &mut *self.buffer.lock();
-        codec::encode(commits, buffer);
+        let draft = &mut *self.draft.lock();
+        draft.put(|out| codec::encode(commits, out));
         let (mut front, mut writer) = self.front()?;
         let front = &mut *front;
         if front.bytes > BEHIND_MAX * self.options.bytes {
@@ -292,7 +289,7 @@ impl Shared {
         }
         let mut lsn = 0;
         let staged = writer.stage(commits, || {
-            lsn = self.log.append(buffer)?;
+            lsn = self.log.append(draft)?;
             Ok(())
         });
         if staged.is_err() && front.staged == front.applied {
@@ -302,9 +299,8 @@ impl Shared {
         staged?;
         front.staged = lsn;
         let bytes_before = front.bytes;
-        front.bytes += buffer.len();
-        buffer.clear();
-        buffer.shrink_to(BUFFER_BYTES);
+        front.bytes += draft.payload_bytes();
+        draft.clear();
         if self.pending.lock().add(commits) {
             self.orders.staged();
         }

@@ -10,7 +10,7 @@ fn written(random: &mut Random) -> (SimDisk, Vec<Vec<u8>>) {
         .map(|_| payload(random))
         .collect();
     for payload in &payloads {
-        log.append(payload).unwrap();
+        log.append_bytes(payload).unwrap();
     }
     (disk, payloads)
 }
@@ -78,16 +78,17 @@ fn a_lost_segment_is_noticed() {
 /// What a user stores must not be taken for the log's own.
 #[test]
 fn a_payload_that_looks_like_a_frame_is_none() {
-    let mut buffer = Vec::new();
+    let mut draft = Draft::default();
+    draft.put(|out| out.extend_from_slice(b"forged"));
     // Another log's id: ours is random, and nobody outside knows it.
-    let (_, at) = frame::encode(&[8; 16], 50, 0, b"forged", &mut buffer).unwrap();
-    let forged = &buffer[at];
+    let (_, forged) = draft.frame(&[8; 16], 50, 0).unwrap();
     let disk = SimDisk::default();
     let log = Log::create(Arc::new(disk.clone()), ID, 1).unwrap();
-    log.append(b"first").unwrap();
+    log.append_bytes(b"first").unwrap();
     // As it stands here it lies at a block's beginning, in a frame that is too large to be compressed.
     let prefix = vec![0; BLOCK - frame::HEADER];
-    log.append(&[prefix, forged.repeat(300)].concat()).unwrap();
+    log.append_bytes(&[prefix, forged.repeat(300)].concat())
+        .unwrap();
     let file = disk.list().unwrap()[1];
     assert!(
         frame::find(

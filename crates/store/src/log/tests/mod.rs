@@ -49,7 +49,7 @@ fn frames_come_back_in_order_from_where_one_asks() {
     let mut random = Random(1);
     let payloads: Vec<_> = (0..200).map(|_| payload(&mut random)).collect();
     for (at, payload) in payloads.iter().enumerate() {
-        assert_eq!(log.append(payload).unwrap(), at as u64 + 1);
+        assert_eq!(log.append_bytes(payload).unwrap(), at as u64 + 1);
     }
     assert_eq!(log.last_lsn(), 200);
     assert!(disk.list().unwrap().len() > 3);
@@ -83,7 +83,7 @@ fn released_segments_are_used_again() {
     let disk = SimDisk::default();
     let log = Log::create(Arc::new(disk.clone()), ID, 1).unwrap();
     for n in 0..2_000u64 {
-        log.append(&[n as u8; 150]).unwrap();
+        log.append_bytes(&[n as u8; 150]).unwrap();
         log.prepare();
         if n % 100 == 99 {
             log.release(n - 20);
@@ -104,7 +104,7 @@ fn segments_of_large_frames_are_used_again_when_they_come_free_all_at_once() {
             // Random, so that it does not become small.
             let mut random = Random(log.last_lsn());
             let large: Vec<u8> = (0..SEGMENT_BYTES).map(|_| random.draw() as u8).collect();
-            log.append(&large).unwrap();
+            log.append_bytes(&large).unwrap();
             log.prepare();
         }
         log.release(log.last_lsn());
@@ -122,7 +122,7 @@ fn what_is_released_is_asked_for_in_vain() {
     let disk = SimDisk::default();
     let log = Log::create(Arc::new(disk.clone()), ID, 1).unwrap();
     for _ in 0..500 {
-        log.append(&[1; 200]).unwrap();
+        log.append_bytes(&[1; 200]).unwrap();
     }
     log.release(400);
     let missing = recovered(&disk, 10).unwrap_err();
@@ -136,7 +136,7 @@ fn what_is_released_is_asked_for_in_vain() {
 fn a_log_of_another_data_file_is_refused() {
     let disk = SimDisk::default();
     let log = Log::create(Arc::new(disk.clone()), [9; 16], 1).unwrap();
-    log.append(b"theirs").unwrap();
+    log.append_bytes(b"theirs").unwrap();
     let refused = recovered(&disk, 0).unwrap_err();
     assert!(
         matches!(&refused, Error::Corrupt(text) if text.contains("another data file")),
@@ -170,7 +170,7 @@ fn a_full_disk_is_an_error_and_lifts() {
     disk.set_faults(full);
     let mut stored = 0;
     let refused = loop {
-        match log.append(&[5; 100]) {
+        match log.append_bytes(&[5; 100]) {
             Ok(_) => stored += 1,
             Err(error) => break error,
         }
@@ -181,9 +181,9 @@ fn a_full_disk_is_an_error_and_lifts() {
         matches!(&refused, Error::Io(text) if text.contains("free some disk space")),
         "{refused}"
     );
-    assert!(log.append(&[5; 100]).is_err());
+    assert!(log.append_bytes(&[5; 100]).is_err());
     disk.set_faults(Faults::default());
-    log.append(b"again").unwrap();
+    log.append_bytes(b"again").unwrap();
     let all = recovered(&disk, 0).unwrap();
     assert_eq!(all.len(), stored + 1);
     assert_eq!(all[stored], b"again");
@@ -193,16 +193,16 @@ fn a_full_disk_is_an_error_and_lifts() {
 fn a_read_only_disk_is_an_error_and_lifts() {
     let disk = SimDisk::default();
     let log = Log::create(Arc::new(disk.clone()), ID, 1).unwrap();
-    log.append(b"before").unwrap();
+    log.append_bytes(b"before").unwrap();
     disk.set_faults(Faults {
         read_only: true,
         ..Faults::default()
     });
     for _ in 0..100 {
-        assert!(matches!(log.append(b"lost"), Err(Error::Io(_))));
+        assert!(matches!(log.append_bytes(b"lost"), Err(Error::Io(_))));
     }
     disk.set_faults(Faults::default());
-    log.append(b"after").unwrap();
+    log.append_bytes(b"after").unwrap();
     assert_eq!(
         recovered(&disk, 0).unwrap(),
         [b"before".to_vec(), b"after".to_vec()]
@@ -213,14 +213,14 @@ fn a_read_only_disk_is_an_error_and_lifts() {
 fn nothing_is_written_behind_a_failed_flush() {
     let disk = SimDisk::default();
     let log = Log::create(Arc::new(disk.clone()), ID, 1).unwrap();
-    log.append(b"first").unwrap();
+    log.append_bytes(b"first").unwrap();
     disk.set_faults(Faults {
         failing_syncs: 1,
         ..Faults::default()
     });
-    assert!(matches!(log.append(b"lost"), Err(Error::Io(_))));
+    assert!(matches!(log.append_bytes(b"lost"), Err(Error::Io(_))));
     let before = disk.with_bytes(1, |bytes| bytes.clone());
-    assert_eq!(log.append(b"second").unwrap(), 2);
+    assert_eq!(log.append_bytes(b"second").unwrap(), 2);
     assert_eq!(disk.with_bytes(1, |bytes| bytes.clone()), before);
     assert_eq!(
         recovered(&disk, 0).unwrap(),
@@ -234,26 +234,26 @@ fn a_log_that_nobody_takes_over_is_full_at_some_point() {
     let log = Log::create(Arc::new(disk.clone()), ID, 1).unwrap();
     let big = vec![0; 200_000];
     log.keep("the disk is broken".into());
-    let refused = (0..200).find_map(|_| log.append(&big).err()).unwrap();
+    let refused = (0..200).find_map(|_| log.append_bytes(&big).err()).unwrap();
     let refused = refused.to_string();
     assert!(
         refused.contains("full") && refused.ends_with("broken"),
         "{refused}"
     );
     log.release(log.last_lsn() - 5);
-    log.append(&big).unwrap();
+    log.append_bytes(&big).unwrap();
 }
 
 #[test]
 fn a_log_is_never_released_as_a_whole() {
     let disk = SimDisk::default();
     let log = Log::create(Arc::new(disk.clone()), ID, 1).unwrap();
-    log.append(b"only").unwrap();
+    log.append_bytes(b"only").unwrap();
     disk.set_faults(Faults {
         failing_syncs: 1,
         ..Faults::default()
     });
-    log.append(b"lost").unwrap_err();
+    log.append_bytes(b"lost").unwrap_err();
     log.release(1);
     assert!(
         replay(&disk, &ID, 1, u64::MAX, &mut |_, _| Ok(()))

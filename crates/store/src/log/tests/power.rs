@@ -28,7 +28,7 @@ fn cut(seed: u64) {
                 power: Some(left),
             });
             let payload = payload(random);
-            match log.append(&payload) {
+            match log.append_bytes(&payload) {
                 Ok(lsn) => {
                     assert_eq!(lsn, first + acknowledged.len() as u64, "seed {seed}");
                     acknowledged.push(payload);
@@ -79,7 +79,7 @@ fn the_power_may_go_at_every_operation() {
                 ..Faults::default()
             });
             let appended = (0..30u8)
-                .take_while(|n| log.append(&[*n; 300]).is_ok())
+                .take_while(|n| log.append_bytes(&[*n; 300]).is_ok())
                 .count();
             let found = recovered(&disk.after_power_cut(&mut Random(seed)), 0).unwrap();
             assert!(
