@@ -102,16 +102,17 @@ pub(crate) async fn watch(link: &Link, disk: &SimDisk) {
                 // Nobody hears of anything any more.
                 return std::future::pending().await;
             }
-            let what = match there {
-                true if run.gone => "is back",
-                true if before > run.expires.max(begun) + LATE => "is there after its time",
-                false if host::wall() < run.expires => "was deleted before its time",
-                _ => "",
+            let what = match &there {
+                Err(what) => what,
+                Ok(true) if run.gone => "is back",
+                Ok(true) if before > run.expires.max(begun) + LATE => "is there after its time",
+                Ok(false) if host::wall() < run.expires => "was deleted before its time",
+                Ok(_) => "",
             };
             if !what.is_empty() {
                 return world.find(format!("run {} {what}", run.run));
             }
-            run.gone = !there;
+            run.gone = there == Ok(false);
             world.with(|shared| {
                 if let Some(retention) = &mut shared.retention {
                     retention.closed[at].gone = run.gone;
@@ -149,20 +150,13 @@ async fn until(wall: i64) {
 }
 
 /// All ways of asking have to agree, a second later at most: it may be deleted between two of them.
-async fn is_there(link: &Link, run: &Closed) -> bool {
-    for _ in 0..2 {
-        if let Ok(there) = ask(link, run).await {
-            return there;
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+async fn is_there(link: &Link, run: &Closed) -> Result<bool, String> {
+    let there = ask(link, run).await;
+    if there.is_ok() {
+        return there;
     }
-    match ask(link, run).await {
-        Ok(there) => there,
-        Err(what) => {
-            link.world.find(format!("run {} {what}", run.run));
-            true
-        }
-    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    ask(link, run).await
 }
 
 async fn ask(link: &Link, run: &Closed) -> Result<bool, String> {
