@@ -48,11 +48,15 @@ fn nothing_goes_wrong_in_any_seed() {
 fn seeds_that_found_something() {
     let power_cut_while_runs_are_deleted_at_the_end = 1_882_539_135_338_907;
     let update_sent_again_without_a_pause_while_the_disk_is_full = 271;
+    let query_asked_again_without_a_pause_while_the_disk_is_full = 5_000_545;
     let cancelled_before_a_reset = 956;
+    let child_ended_while_everything_was_looked_at = 5_008_846;
     for seed in [
         power_cut_while_runs_are_deleted_at_the_end,
         update_sent_again_without_a_pause_while_the_disk_is_full,
+        query_asked_again_without_a_pause_while_the_disk_is_full,
         cancelled_before_a_reset,
+        child_ended_while_everything_was_looked_at,
     ] {
         sound(&run(seed, false));
     }

@@ -19,6 +19,8 @@ mod visibility;
 mod worker;
 mod workflow_task;
 
+use std::time::Duration;
+
 use tidemill_engine::Error;
 use tidemill_engine::search_attribute::{Attribute, Schema};
 use tidemill_proto::api::common::v1::{Link, WorkflowExecution, link};
@@ -28,6 +30,10 @@ use tokio::time::Instant;
 use crate::namespaces::Namespace;
 use crate::search_attributes;
 use crate::shard::Target;
+
+/// Before what was lost when its run was reloaded is asked again: the store that failed may go on failing, and
+/// what is asked may be what makes it fail.
+const RELOADED: Duration = Duration::from_millis(100);
 
 /// What is known of a call beside its request.
 #[derive(Clone, Debug, Default)]

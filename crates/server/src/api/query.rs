@@ -17,7 +17,7 @@ use tidemill_proto::api::workflowservice::v1::{
 use tidemill_store::{QueueName, RunNo};
 use tokio::time::Instant;
 
-use super::{Call, target};
+use super::{Call, RELOADED, target};
 use crate::Server;
 use crate::commit::WORKFLOW_QUEUE;
 use crate::core::{Core, identity, stopping};
@@ -123,7 +123,10 @@ impl Server {
             Ok(Some(QueryEvent::Failed(error))) => Err(error),
             Ok(None) if self.core.stop.has_begun() => Err(stopping()),
             // The run was reloaded, and its queries were lost: asked again.
-            Ok(None) => Ok(None),
+            Ok(None) => {
+                tokio::time::sleep(RELOADED).await;
+                Ok(None)
+            }
             Err(_) => Err(Error::DeadlineExceeded(
                 "query timed out before a worker could process it".into(),
             )),

@@ -16,15 +16,12 @@ use tidemill_store::RunNo;
 use tokio::time::Instant;
 
 use super::lifecycle::in_chain;
-use super::{Call, event_link, target};
+use super::{Call, RELOADED, event_link, target};
 use crate::Server;
 use crate::core::{identity, stopping};
 use crate::namespaces::Namespace;
 use crate::shard::{Target, View};
 use crate::waiters::UpdateWait;
-
-/// When an update whose run was reloaded is sent again.
-const RELOADED: Duration = Duration::from_millis(100);
 
 /// How far an update has come, and how it ended.
 #[derive(Clone, Debug)]
@@ -135,7 +132,7 @@ impl Server {
                 Ok(Some(UpdateEvent::Accepted)) if wanted > Stage::Accepted => {}
                 Ok(Some(event)) => return finished(event),
                 Ok(None) if self.core.stop.has_begun() => return Err(stopping()),
-                // The run was reloaded: what was not accepted is lost. A store that failed may go on failing.
+                // The run was reloaded: what was not accepted is lost.
                 Ok(None) => {
                     tokio::time::sleep(RELOADED).await;
                     return Ok(Waited::Again);

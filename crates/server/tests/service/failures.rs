@@ -2,6 +2,7 @@
 //! when the store is well again all runs go on.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use tidemill_engine::Error;
@@ -304,12 +305,9 @@ async fn a_store_that_panics_is_tried_again() {
     rig.close().await;
 }
 
-/// An update that nobody accepted is lost with the run's memory, and admitted again for as long as its caller
-/// waits. What fails is the time-out of its workflow task, which nobody takes from the sticky queue: that comes
-/// again each time.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_update_waits_between_attempts_while_the_store_fails() {
-    const ATTEMPTS: u64 = 5;
+/// A rig with a run whose sticky queue nobody polls, so that each of its workflow tasks times out at once, over a
+/// store that fails when it should say so.
+async fn with_a_time_out_that_fails() -> Rig {
     let rig = Rig::memory().await;
     rig.start("w").await;
     let task = rig.poll().await;
@@ -319,19 +317,58 @@ async fn an_update_waits_between_attempts_while_the_store_fails() {
         schedule_to_start_timeout: millis(1),
     });
     rig.respond(idle).await.unwrap();
-    let adds_events = |commit: &Commit| commit.runs.iter().any(|run| !run.history.is_empty());
-    rig.store.fail_where(adds_events);
+    rig
+}
+
+/// Waits for some attempts: two at once, then one each 100 ms and one each 250 ms at most.
+async fn attempts_are_apart(rig: &Rig) {
+    const ATTEMPTS: u64 = 6;
+    const LEAST: Duration = Duration::from_millis(200);
     let begun = Instant::now();
-    let failures = async {
-        rig.store.until(|counts| counts.failed >= ATTEMPTS).await;
-        let took = begun.elapsed();
-        let least = Duration::from_millis(100) * (ATTEMPTS as u32 - 1);
-        assert!(took >= least, "{ATTEMPTS} attempts in {took:?}");
-        rig.store.recover();
+    rig.store.until(|counts| counts.failed >= ATTEMPTS).await;
+    let took = begun.elapsed();
+    assert!(took >= LEAST, "{ATTEMPTS} attempts in {took:?}");
+    rig.store.recover();
+}
+
+fn adds_events(commit: &Commit) -> bool {
+    commit.runs.iter().any(|run| !run.history.is_empty())
+}
+
+/// An update that nobody accepted is lost with the run's memory, and admitted again for as long as its caller
+/// waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_waits_between_attempts_while_the_store_fails() {
+    let rig = with_a_time_out_that_fails().await;
+    rig.store.fail_where(adds_events);
+    let worker = async {
+        attempts_are_apart(&rig).await;
         let task = rig.poll().await;
         rig.respond(with_update_done(&task)).await.unwrap();
     };
-    let (updated, ()) = tokio::join!(rig.update("w", "u", UpdateStage::Completed), failures);
+    let (updated, ()) = tokio::join!(rig.update("w", "u", UpdateStage::Completed), worker);
     assert_eq!(updated.unwrap().stage(), UpdateStage::Completed);
+    rig.close().await;
+}
+
+/// So is a query that waits for a workflow task.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_query_waits_between_attempts_while_the_store_fails() {
+    let rig = with_a_time_out_that_fails().await;
+    rig.store.hold();
+    let signal = rig.signal("w", "s");
+    let held = async {
+        rig.store.until(|counts| counts.held > 0).await;
+        // The signal and its workflow task are stored, and nothing after them.
+        let first = AtomicBool::new(true);
+        rig.store
+            .fail_where(move |commit| adds_events(commit) && !first.swap(false, SeqCst));
+    };
+    let (signalled, ()) = tokio::join!(signal, held);
+    signalled.unwrap();
+    tokio::select! {
+        answered = rig.query("w") => panic!("{answered:?}"),
+        () = attempts_are_apart(&rig) => {}
+    }
     rig.close().await;
 }

@@ -37,6 +37,8 @@ impl Run {
 
 /// Everything is over and nothing goes wrong: what is there is what was said to be.
 pub(crate) async fn at_the_end(link: &Link) {
+    // What a run's end does to its child may have to be tried again.
+    tokio::time::sleep(Duration::from_secs(60)).await;
     let call = || call_for(Duration::from_secs(5));
     let request = ListWorkflowExecutionsRequest::default();
     let listed = link
