@@ -26,13 +26,15 @@ pub(super) struct Run {
 
 impl Run {
     /// What was written of this run itself.
-    pub(super) fn own(&self) -> &[HistoryEvent] {
+    fn own(&self) -> &[HistoryEvent] {
         self.events.get(self.copied..).unwrap_or_default()
     }
+}
 
-    pub(super) fn is_reset(&self) -> bool {
-        self.copied > 0
-    }
+/// One of a workflow's runs came of a reset.
+pub(super) fn was_reset(all: &[Run], workflow: &str) -> bool {
+    all.iter()
+        .any(|run| run.workflow == workflow && run.copied > 0)
 }
 
 /// Everything is over and nothing goes wrong: what is there is what was said to be.
@@ -258,10 +260,7 @@ fn judge(shared: &mut Shared, all: &[Run]) {
         // In a chain of runs a signal belongs to one; a reset brings it into the new run as well.
         for signal in signalled {
             let is_new = signals.insert(name(signal));
-            let was_reset = all
-                .iter()
-                .any(|r| r.workflow == run.workflow && r.is_reset());
-            if !is_new && !was_reset {
+            if !is_new && !was_reset(all, &run.workflow) {
                 found.push(format!("{} has {signal} twice", run.workflow));
             }
         }

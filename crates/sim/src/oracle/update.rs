@@ -6,7 +6,7 @@ use tidemill_proto::api::history::v1::HistoryEvent;
 use tidemill_proto::api::history::v1::history_event::Attributes as E;
 use tidemill_proto::api::update::v1::outcome::Value;
 
-use super::end::Run;
+use super::end::{Run, was_reset};
 use super::result;
 use crate::world::Shared;
 
@@ -32,33 +32,37 @@ pub(super) fn judge(shared: &mut Shared, all: &[Run]) {
     let mut found = Vec::new();
     let mut results: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
     for run in all {
+        let mut accepted = BTreeSet::new();
         let mut completed = BTreeSet::new();
         for event in &run.events {
-            let Some(E::WorkflowExecutionUpdateCompletedEventAttributes(a)) = &event.attributes
-            else {
-                continue;
-            };
-            let update = a.meta.clone().unwrap_or_default().update_id;
-            let value = a.outcome.clone().and_then(|outcome| outcome.value);
-            let Some(Value::Success(value)) = value else {
-                found.push(format!("{update} failed, which no worker said"));
-                continue;
-            };
-            if !completed.insert(update.clone()) {
-                found.push(format!("{update} was completed twice in {}", run.id));
+            match &event.attributes {
+                // Twice is not legal.
+                Some(E::WorkflowExecutionUpdateAcceptedEventAttributes(a)) => {
+                    accepted.insert(&a.protocol_instance_id);
+                }
+                Some(E::WorkflowExecutionUpdateCompletedEventAttributes(a)) => {
+                    let update = a.meta.clone().unwrap_or_default().update_id;
+                    if !accepted.contains(&update) {
+                        found.push(format!("{update} was completed and not accepted"));
+                    }
+                    let value = a.outcome.clone().and_then(|outcome| outcome.value);
+                    let Some(Value::Success(value)) = value else {
+                        found.push(format!("{update} failed, which no worker said"));
+                        continue;
+                    };
+                    let name = (run.workflow.clone(), update.clone());
+                    let is_first = !results.contains_key(&name);
+                    // A reset has what came after its point done again, in the new run.
+                    if !completed.insert(update) || !(is_first || was_reset(all, &run.workflow)) {
+                        found.push(format!("an update of {} was completed twice", run.workflow));
+                    }
+                    results
+                        .entry(name)
+                        .or_default()
+                        .insert(result(&Some(value)));
+                }
+                _ => {}
             }
-            let name = (run.workflow.clone(), update);
-            results
-                .entry(name)
-                .or_default()
-                .insert(result(&Some(value)));
-        }
-    }
-    for ((workflow, update), written) in &results {
-        let runs = all.iter().filter(|run| run.workflow == *workflow);
-        // A reset has what came after its point done again.
-        if written.len() > 1 && !runs.clone().any(Run::is_reset) {
-            found.push(format!("{update} was completed twice"));
         }
     }
     for (name, told) in &shared.ledger.updates {
