@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::Config;
 use crate::identifiers::Identifiers;
+use crate::lone::Lone;
 use crate::matching::Matching;
 use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
@@ -38,8 +39,7 @@ pub(crate) struct Core {
     pub(crate) outbox: Outbox,
     pub(crate) stop: Stop,
     pub(crate) runtime: tokio::runtime::Handle,
-    /// See [`Config::callers_commit`].
-    pub(crate) callers_commit: bool,
+    pub(crate) lone: Arc<Lone>,
 }
 
 /// Tells everything that runs in the background that the server stops.

@@ -18,6 +18,7 @@ mod core;
 pub mod examine;
 mod history;
 mod identifiers;
+mod lone;
 pub mod matching;
 pub mod metrics;
 pub mod namespaces;
@@ -50,6 +51,7 @@ pub use token::TaskToken;
 
 use crate::core::{Core, Stop};
 use crate::identifiers::Identifiers;
+use crate::lone::Lone;
 use crate::matching::Matching;
 use crate::metrics::Metrics;
 use crate::namespaces::Namespaces;
@@ -115,12 +117,11 @@ impl Server {
         });
         let (shards, mailboxes) = Shards::new(config.shards);
         let runtime = tokio::runtime::Handle::current();
-        let callers_commit = config
-            .callers_commit
-            .unwrap_or_else(|| runtime.metrics().num_workers() > 1);
+        let threads = runtime.metrics().num_workers();
+        let callers_commit = config.callers_commit.unwrap_or(threads > 1);
+        let lone = Arc::new(Lone::new(callers_commit, threads));
         let core = Arc::new(Core {
             config,
-            callers_commit,
             store,
             committer,
             namespaces,
@@ -131,19 +132,21 @@ impl Server {
             waiters: Waiters::new(),
             timers: Timers::new(),
             workers: Workers::default(),
+            lone,
             shards,
             outbox: Outbox::default(),
             stop: Stop::new(),
             runtime,
         });
         let actors = Shards::start(&core, mailboxes);
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(timers::wake_due(core.clone())),
             tokio::spawn(timers::read_ahead(core.clone())),
             tokio::spawn(outbox::resume(core.clone())),
             tokio::spawn(retention::run(core.clone())),
             tokio::spawn(sticky::give_up_abandoned(core.clone(), queues)),
         ];
+        tasks.extend(core.lone.start());
         let background = Background {
             tasks,
             actors,

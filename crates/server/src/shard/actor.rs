@@ -440,12 +440,13 @@ impl Actor {
                 finish(Err(answer));
             }
         });
-        let committer = &self.core.committer;
-        if self.core.callers_commit {
+        let (committer, lone) = (&self.core.committer, &self.core.lone);
+        if lone.may_commit() {
             committer.submit_here(lane, generation, commit, on_done);
         } else {
             committer.submit(lane, generation, commit, on_done);
         }
+        lone.committed(number <= self.durable());
         number
     }
 

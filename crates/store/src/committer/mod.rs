@@ -232,6 +232,8 @@ impl Committer {
     /// a failure, the lane's submissions fail with the same error until the generation is larger.
     /// [`NO_LANE`] has no such memory.
     ///
+    /// Whoever comes this way counts as one who is not alone: see [`submit_here`](Self::submit_here).
+    ///
     /// After [`close`](Self::close) the commit fails at once, on the caller's thread.
     pub fn submit(&self, lane: usize, generation: u64, commit: Commit, on_done: OnDone) -> Ticket {
         self.put(lane, generation, commit, on_done, false)
@@ -273,7 +275,7 @@ impl Committer {
             commit,
             on_done,
         };
-        if self.shared.told.load(Ordering::Acquire) + 1 == ticket {
+        if here && self.shared.told.load(Ordering::Acquire) + 1 == ticket {
             queue.alone = queue.alone.saturating_add(1);
         } else {
             queue.alone = 0;
