@@ -1,35 +1,66 @@
-//! One HTTP/2 connection, to which calls speak themselves. tonic's own channel has tasks and queues between
-//! the two, for applications that want to reconnect; here they would be a part of what is measured.
+//! One HTTP/2 connection, and calls of the protocol on it. tonic's own client has tasks, queues and streams of
+//! messages between the two, for applications that want to reconnect; here they would be a part of what is measured.
 
 use std::error::Error;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use h2::RecvStream;
 use h2::client::{Builder, SendRequest};
-use http::{HeaderMap, Request, Response, Uri};
-use http_body::{Body, Frame};
-use http_body_util::BodyExt;
+use http::header::{CONTENT_TYPE, TE};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Request, Uri};
+use prost::Message;
+use temporalio_protos::temporal::api::workflowservice::v1 as api;
 use tokio::net::TcpStream;
-use tower::Service;
+use tonic::Status;
 
 /// Bytes that the server may send ahead, of one answer and of all.
 const WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
+/// Before each message: whether it is compressed, and its length.
+const PREFIX: usize = 5;
+
 #[derive(Clone)]
 pub(crate) struct Connection {
     requests: SendRequest<Bytes>,
-    origin: Uri,
+    authority: Authority,
 }
 
-type BoxError = Box<dyn Error + Send + Sync>;
+/// A request of Temporal's protocol.
+pub(crate) trait Rpc: Message {
+    const PATH: &str;
+    type Answer: Message + Default;
+}
+
+macro_rules! rpcs {
+    ($($name:ident: $request:ident => $answer:ident;)*) => {$(
+        impl Rpc for api::$request {
+            const PATH: &str =
+                concat!("/temporal.api.workflowservice.v1.WorkflowService/", stringify!($name));
+            type Answer = api::$answer;
+        }
+    )*};
+}
+
+rpcs! {
+    CountWorkflowExecutions: CountWorkflowExecutionsRequest => CountWorkflowExecutionsResponse;
+    DescribeNamespace: DescribeNamespaceRequest => DescribeNamespaceResponse;
+    GetWorkflowExecutionHistory: GetWorkflowExecutionHistoryRequest => GetWorkflowExecutionHistoryResponse;
+    ListWorkflowExecutions: ListWorkflowExecutionsRequest => ListWorkflowExecutionsResponse;
+    PollActivityTaskQueue: PollActivityTaskQueueRequest => PollActivityTaskQueueResponse;
+    PollWorkflowTaskQueue: PollWorkflowTaskQueueRequest => PollWorkflowTaskQueueResponse;
+    RespondActivityTaskCompleted: RespondActivityTaskCompletedRequest => RespondActivityTaskCompletedResponse;
+    RespondWorkflowTaskCompleted: RespondWorkflowTaskCompletedRequest => RespondWorkflowTaskCompletedResponse;
+    SignalWorkflowExecution: SignalWorkflowExecutionRequest => SignalWorkflowExecutionResponse;
+    StartWorkflowExecution: StartWorkflowExecutionRequest => StartWorkflowExecutionResponse;
+}
 
 impl Connection {
     /// To a host and port.
-    pub(crate) async fn open(address: &str) -> Result<Self, BoxError> {
-        let origin = format!("http://{address}").parse()?;
+    pub(crate) async fn open(address: &str) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        let authority = address.parse()?;
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let (requests, connection) = Builder::new()
@@ -39,65 +70,114 @@ impl Connection {
             .await?;
         // The calls under way hear of its end, too.
         tokio::spawn(connection);
-        Ok(Self { requests, origin })
-    }
-
-    pub(crate) fn origin(&self) -> Uri {
-        self.origin.clone()
-    }
-}
-
-impl Service<Request<tonic::body::Body>> for Connection {
-    type Response = Response<Answer>;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.requests.poll_ready(cx).map_err(Into::into)
-    }
-
-    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
-        let requests = self.requests.clone();
-        Box::pin(async move {
-            let (head, body) = request.into_parts();
-            let message = body.collect().await?.to_bytes();
-            let mut requests = requests.ready().await?;
-            let (answer, mut stream) =
-                requests.send_request(Request::from_parts(head, ()), false)?;
-            stream.send_data(message, true)?;
-            Ok(answer.await?.map(Answer))
+        Ok(Self {
+            requests,
+            authority,
         })
     }
+
+    pub(crate) async fn call<R: Rpc>(&self, request: R) -> Result<R::Answer, Status> {
+        self.send(request, None).await
+    }
+
+    /// A call that the server may hold for so long.
+    pub(crate) async fn wait<R: Rpc>(
+        &self,
+        request: R,
+        deadline: Duration,
+    ) -> Result<R::Answer, Status> {
+        self.send(request, Some(deadline)).await
+    }
+
+    async fn send<R: Rpc>(
+        &self,
+        request: R,
+        deadline: Option<Duration>,
+    ) -> Result<R::Answer, Status> {
+        let (head, message) = (self.head::<R>(deadline), encode(&request));
+        drop(request);
+        let mut requests = self.requests.clone().ready().await.map_err(broken)?;
+        let (answer, mut stream) = requests.send_request(head, false).map_err(broken)?;
+        stream.send_data(message, true).map_err(broken)?;
+        let (head, body) = answer.await.map_err(broken)?.into_parts();
+        let (message, trailers) = read(body).await.map_err(broken)?;
+        // An answer that is nothing but an error has its status in the head.
+        let status = trailers.as_ref().unwrap_or(&head.headers);
+        match Status::from_header_map(status) {
+            Some(status) if status.code() != tonic::Code::Ok => Err(status),
+            Some(_) => decode(message),
+            None => Err(Status::unknown(format!("HTTP {}", head.status))),
+        }
+    }
+
+    fn head<R: Rpc>(&self, deadline: Option<Duration>) -> Request<()> {
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(Scheme::HTTP);
+        uri.authority = Some(self.authority.clone());
+        uri.path_and_query = Some(PathAndQuery::from_static(R::PATH));
+        let mut head = Request::new(());
+        *head.method_mut() = http::Method::POST;
+        *head.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
+        let headers = head.headers_mut();
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        if let Some(deadline) = deadline
+            && let Ok(value) = HeaderValue::from_str(&format!("{}m", deadline.as_millis()))
+        {
+            headers.insert("grpc-timeout", value);
+        }
+        head
+    }
 }
 
-/// An answer's message and trailers, as they come.
-pub(crate) struct Answer(RecvStream);
+fn encode(message: &impl Message) -> Bytes {
+    let length = message.encoded_len();
+    let mut frame = BytesMut::with_capacity(PREFIX + length);
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    message.encode_raw(&mut frame);
+    frame.freeze()
+}
 
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = h2::Error;
+fn decode<M: Message + Default>(frame: Bytes) -> Result<M, Status> {
+    let length = frame
+        .get(1..PREFIX)
+        .and_then(|length| length.try_into().ok());
+    let whole = length.map(|length| PREFIX + u32::from_be_bytes(length) as usize);
+    if frame.first() != Some(&0) || whole != Some(frame.len()) {
+        return Err(Status::internal("not one message, uncompressed"));
+    }
+    M::decode(frame.slice(PREFIX..)).map_err(|error| Status::internal(error.to_string()))
+}
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        let stream = &mut self.0;
-        if let Some(data) = ready!(stream.poll_data(cx)) {
-            let data = data.and_then(|data| {
-                stream.flow_control().release_capacity(data.len())?;
-                Ok(Frame::data(data))
-            });
-            return Poll::Ready(Some(data));
+/// An answer's message, with its prefix, and its trailers.
+async fn read(mut body: RecvStream) -> Result<(Bytes, Option<HeaderMap>), h2::Error> {
+    let mut whole = Bytes::new();
+    let mut parts = BytesMut::new();
+    while let Some(data) = body.data().await.transpose()? {
+        body.flow_control().release_capacity(data.len())?;
+        if whole.is_empty() && parts.is_empty() {
+            let length = data
+                .get(1..PREFIX)
+                .and_then(|length| length.try_into().ok());
+            let length = length.map_or(0, u32::from_be_bytes) as usize;
+            if data.len() >= PREFIX + length {
+                whole = data;
+                continue;
+            }
+            parts.reserve(PREFIX + length);
         }
-        let trailers: Result<Option<HeaderMap>, _> = ready!(stream.poll_trailers(cx));
-        Poll::Ready(
-            trailers
-                .transpose()
-                .map(|trailers| trailers.map(Frame::trailers)),
-        )
+        parts.extend_from_slice(&data);
     }
+    let trailers = body.trailers().await?;
+    let message = if parts.is_empty() {
+        whole
+    } else {
+        parts.freeze()
+    };
+    Ok((message, trailers))
+}
 
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
-    }
+fn broken(error: h2::Error) -> Status {
+    Status::unavailable(format!("the connection failed: {error}"))
 }

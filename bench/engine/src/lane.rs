@@ -9,7 +9,6 @@ use temporalio_protos::temporal::api::command::v1::Command;
 use temporalio_protos::temporal::api::common::v1::{Payloads, WorkflowExecution, WorkflowType};
 use temporalio_protos::temporal::api::enums::v1::TaskQueueKind;
 use temporalio_protos::temporal::api::taskqueue::v1::{StickyExecutionAttributes, TaskQueue};
-use temporalio_protos::temporal::api::workflowservice::v1::workflow_service_client::WorkflowServiceClient;
 use temporalio_protos::temporal::api::workflowservice::v1::{
     PollActivityTaskQueueRequest, PollActivityTaskQueueResponse, PollWorkflowTaskQueueRequest,
     PollWorkflowTaskQueueResponse, RespondActivityTaskCompletedRequest,
@@ -24,7 +23,7 @@ pub(crate) type Task = PollWorkflowTaskQueueResponse;
 
 #[derive(Clone)]
 pub(crate) struct Lane {
-    client: WorkflowServiceClient<Connection>,
+    channel: Connection,
     namespace: String,
     queue: String,
 }
@@ -32,7 +31,7 @@ pub(crate) struct Lane {
 impl Lane {
     pub(crate) fn new(channel: &Connection, namespace: &str, queue: String) -> Self {
         Self {
-            client: load::client(channel),
+            channel: channel.clone(),
             namespace: namespace.to_owned(),
             queue,
         }
@@ -85,8 +84,8 @@ impl Lane {
             request_eager_execution: true,
             ..Default::default()
         };
-        let answer = self.client.start_workflow_execution(request).await;
-        let answer = answer.with_context(|| format!("start {id}"))?.into_inner();
+        let answer = self.channel.call(request).await;
+        let answer = answer.with_context(|| format!("start {id}"))?;
         let task = match answer.eager_workflow_task {
             Some(task) if !task.task_token.is_empty() => task,
             _ => self.task(false).await?,
@@ -97,7 +96,7 @@ impl Lane {
     /// Polls until there is a workflow task.
     pub(crate) async fn task(&mut self, sticky: bool) -> Result<Task> {
         loop {
-            let mut request = tonic::Request::new(PollWorkflowTaskQueueRequest {
+            let request = PollWorkflowTaskQueueRequest {
                 namespace: self.namespace.clone(),
                 task_queue: Some(if sticky {
                     self.sticky()
@@ -106,11 +105,10 @@ impl Lane {
                 }),
                 identity: IDENTITY.to_owned(),
                 ..Default::default()
-            });
-            request.set_timeout(LONG_POLL);
-            match self.client.poll_workflow_task_queue(request).await {
-                Ok(answer) if answer.get_ref().task_token.is_empty() => {}
-                Ok(answer) => return Ok(answer.into_inner()),
+            };
+            match self.channel.wait(request, LONG_POLL).await {
+                Ok(answer) if answer.task_token.is_empty() => {}
+                Ok(answer) => return Ok(answer),
                 Err(status) if status.code() == Code::DeadlineExceeded => {}
                 Err(status) => return Err(status).context("poll a workflow task"),
             }
@@ -140,8 +138,8 @@ impl Lane {
             force_create_new_workflow_task: again,
             ..Default::default()
         };
-        let answer = self.client.respond_workflow_task_completed(request).await;
-        let answer = answer.context("complete a workflow task")?.into_inner();
+        let answer = self.channel.call(request).await;
+        let answer = answer.context("complete a workflow task")?;
         let next = answer.workflow_task;
         Ok(next.filter(|task| !task.task_token.is_empty()))
     }
@@ -149,16 +147,15 @@ impl Lane {
     /// Polls until there is an activity.
     pub(crate) async fn activity(&mut self) -> Result<PollActivityTaskQueueResponse> {
         loop {
-            let mut request = tonic::Request::new(PollActivityTaskQueueRequest {
+            let request = PollActivityTaskQueueRequest {
                 namespace: self.namespace.clone(),
                 task_queue: Some(self.task_queue()),
                 identity: IDENTITY.to_owned(),
                 ..Default::default()
-            });
-            request.set_timeout(LONG_POLL);
-            match self.client.poll_activity_task_queue(request).await {
-                Ok(answer) if answer.get_ref().task_token.is_empty() => {}
-                Ok(answer) => return Ok(answer.into_inner()),
+            };
+            match self.channel.wait(request, LONG_POLL).await {
+                Ok(answer) if answer.task_token.is_empty() => {}
+                Ok(answer) => return Ok(answer),
                 Err(status) if status.code() == Code::DeadlineExceeded => {}
                 Err(status) => return Err(status).context("poll an activity"),
             }
@@ -177,7 +174,7 @@ impl Lane {
             identity: IDENTITY.to_owned(),
             ..Default::default()
         };
-        let done = self.client.respond_activity_task_completed(request).await;
+        let done = self.channel.call(request).await;
         done.context("complete an activity")?;
         Ok(())
     }
@@ -194,7 +191,7 @@ impl Lane {
             identity: IDENTITY.to_owned(),
             ..Default::default()
         };
-        let sent = self.client.signal_workflow_execution(request).await;
+        let sent = self.channel.call(request).await;
         sent.with_context(|| format!("signal {id}"))?;
         Ok(())
     }

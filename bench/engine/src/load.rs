@@ -12,7 +12,6 @@ use temporalio_protos::temporal::api::common::v1::{
 use temporalio_protos::temporal::api::enums::v1::{HistoryEventFilterType, TaskQueueKind};
 use temporalio_protos::temporal::api::history::v1::history_event::Attributes;
 use temporalio_protos::temporal::api::taskqueue::v1::TaskQueue;
-use temporalio_protos::temporal::api::workflowservice::v1::workflow_service_client::WorkflowServiceClient;
 use temporalio_protos::temporal::api::workflowservice::v1::{
     DescribeNamespaceRequest, GetWorkflowExecutionHistoryRequest, StartWorkflowExecutionRequest,
 };
@@ -86,11 +85,6 @@ pub(crate) fn json_payloads(value: usize) -> Payloads {
     }
 }
 
-pub(crate) fn client(connection: &Connection) -> WorkflowServiceClient<Connection> {
-    WorkflowServiceClient::with_origin(connection.clone(), connection.origin())
-        .max_decoding_message_size(64 * 1024 * 1024)
-}
-
 pub(crate) async fn wait_for_namespace(
     channel: Connection,
     namespace: &str,
@@ -101,7 +95,7 @@ pub(crate) async fn wait_for_namespace(
             namespace: namespace.to_owned(),
             ..Default::default()
         };
-        match client(&channel).describe_namespace(request).await {
+        match channel.call(request).await {
             Ok(_) => return Ok(()),
             Err(status) if Instant::now() > deadline => {
                 return Err(status)
@@ -167,11 +161,10 @@ async fn run_one(job: &Job, channel: &Connection) -> Result<Duration> {
         ..Default::default()
     };
     let begin = Instant::now();
-    let run_id = client(channel)
-        .start_workflow_execution(request)
+    let run_id = channel
+        .call(request)
         .await
         .with_context(|| format!("start {workflow_id}"))?
-        .into_inner()
         .run_id;
     tokio::time::timeout(
         STUCK,
@@ -195,7 +188,7 @@ async fn wait_for_completion(
     };
     let mut next_page_token = Vec::new();
     loop {
-        let mut request = tonic::Request::new(GetWorkflowExecutionHistoryRequest {
+        let request = GetWorkflowExecutionHistoryRequest {
             namespace: job.namespace.clone(),
             execution: Some(execution.clone()),
             next_page_token,
@@ -203,12 +196,8 @@ async fn wait_for_completion(
             history_event_filter_type: HistoryEventFilterType::CloseEvent.into(),
             skip_archival: true,
             ..Default::default()
-        });
-        request.set_timeout(LONG_POLL);
-        let answer = client(channel)
-            .get_workflow_execution_history(request)
-            .await?
-            .into_inner();
+        };
+        let answer = channel.wait(request, LONG_POLL).await?;
         let event = answer
             .history
             .and_then(|history| history.events.into_iter().last());

@@ -103,19 +103,17 @@ impl Shared {
 }
 
 async fn poll_workflow_tasks(context: Shared, queue: TaskQueue) {
-    let mut client = load::client(&context.channel);
     loop {
-        let mut request = tonic::Request::new(PollWorkflowTaskQueueRequest {
+        let request = PollWorkflowTaskQueueRequest {
             namespace: context.job.namespace.clone(),
             task_queue: Some(queue.clone()),
             identity: IDENTITY.to_owned(),
             ..Default::default()
-        });
-        request.set_timeout(LONG_POLL);
-        match client.poll_workflow_task_queue(request).await {
+        };
+        match context.channel.wait(request, LONG_POLL).await {
             Ok(answer) => {
                 // The message is large, and a task that is spawned is moved some times.
-                let task = Box::new(answer.into_inner());
+                let task = Box::new(answer);
                 if !task.task_token.is_empty() {
                     context.spawn(Box::pin(work_on_workflow(context.clone(), task)));
                     tokio::task::yield_now().await;
@@ -131,18 +129,16 @@ async fn poll_workflow_tasks(context: Shared, queue: TaskQueue) {
 }
 
 async fn poll_activities(context: Shared) {
-    let mut client = load::client(&context.channel);
     loop {
-        let mut request = tonic::Request::new(PollActivityTaskQueueRequest {
+        let request = PollActivityTaskQueueRequest {
             namespace: context.job.namespace.clone(),
             task_queue: Some(context.job.task_queue()),
             identity: IDENTITY.to_owned(),
             ..Default::default()
-        });
-        request.set_timeout(LONG_POLL);
-        match client.poll_activity_task_queue(request).await {
+        };
+        match context.channel.wait(request, LONG_POLL).await {
             Ok(answer) => {
-                let task = Box::new(answer.into_inner());
+                let task = Box::new(answer);
                 if !task.task_token.is_empty() {
                     context.spawn(Box::pin(work_on_activity(context.clone(), task)));
                     tokio::task::yield_now().await;
@@ -159,7 +155,6 @@ async fn poll_activities(context: Shared) {
 
 /// Answers a workflow task, and the tasks that come back with the answers, until none does.
 async fn work_on_workflow(context: Shared, task: Box<PollWorkflowTaskQueueResponse>) -> Result<()> {
-    let mut client = load::client(&context.channel);
     let mut next = Some(task);
     while let Some(task) = next {
         let run = task
@@ -180,11 +175,11 @@ async fn work_on_workflow(context: Shared, task: Box<PollWorkflowTaskQueueRespon
             return_new_workflow_task: true,
             ..Default::default()
         };
-        let answer = client
-            .respond_workflow_task_completed(request)
+        let answer = context
+            .channel
+            .call(request)
             .await
-            .context("complete a workflow task")?
-            .into_inner();
+            .context("complete a workflow task")?;
         next = answer
             .workflow_task
             .filter(|task| !task.task_token.is_empty())
@@ -268,8 +263,9 @@ async fn work_on_activity(context: Shared, task: Box<PollActivityTaskQueueRespon
         identity: IDENTITY.to_owned(),
         ..Default::default()
     };
-    load::client(&context.channel)
-        .respond_activity_task_completed(request)
+    context
+        .channel
+        .call(request)
         .await
         .context("complete an activity")?;
     Ok(())

@@ -12,7 +12,6 @@ use tokio::task::JoinSet;
 use super::{Outcome, at_size, load_prefix};
 use crate::command;
 use crate::lane::Lane;
-use crate::load;
 use crate::probe::Probe;
 use crate::stats::{percentile, round, scatter};
 use crate::table::{Figure, Wanted};
@@ -68,7 +67,7 @@ pub(crate) async fn run(target: &Target, options: &Options) -> Result<Outcome> {
     let closed_per_s = (runs - FEW) as f64 / begin.elapsed().as_secs_f64();
     let mut many = signal(&session, &mut open, &format!("{prefix}-many"), signals).await?;
 
-    let mut client = load::client(&session.channels[0]);
+    let channel = &session.channels[0];
     let (mut listed, mut counted) = (Vec::new(), Vec::new());
     for n in 0..lists {
         let kind = scatter(n as u64) as usize % TYPES;
@@ -82,7 +81,7 @@ pub(crate) async fn run(target: &Target, options: &Options) -> Result<Outcome> {
             ..Default::default()
         };
         let begin = Instant::now();
-        let page = client.list_workflow_executions(request).await?.into_inner();
+        let page = channel.call(request).await?;
         listed.push(begin.elapsed());
         ensure!(!page.executions.is_empty(), "a type without a failed run");
         let request = CountWorkflowExecutionsRequest {
@@ -90,10 +89,7 @@ pub(crate) async fn run(target: &Target, options: &Options) -> Result<Outcome> {
             query: "GROUP BY ExecutionStatus".to_owned(),
         };
         let begin = Instant::now();
-        let count = client
-            .count_workflow_executions(request)
-            .await?
-            .into_inner();
+        let count = channel.call(request).await?;
         counted.push(begin.elapsed());
         ensure!(
             count.count > runs as i64,

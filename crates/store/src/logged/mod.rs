@@ -288,15 +288,10 @@ impl Shared {
             self.write_out(front, &mut writer)?;
         }
         let mut lsn = 0;
-        let staged = writer.stage(commits, || {
+        writer.stage(commits, || {
             lsn = self.log.append(draft)?;
             Ok(())
-        });
-        if staged.is_err() && front.staged == front.applied {
-            // A transaction with nothing in it would keep SQLite's log from beginning again.
-            writer.discard();
-        }
-        staged?;
+        })?;
         front.staged = lsn;
         let bytes_before = front.bytes;
         front.bytes += draft.payload_bytes();
@@ -329,9 +324,9 @@ impl Shared {
         Ok(())
     }
 
-    /// SQLite gives up a transaction when it runs out of room or cannot write. What was staged in it is
-    /// in the log: it is staged again, and committed at once, so that this is not needed for every
-    /// commit while the cause lasts.
+    /// A group that fails takes the transaction along, and SQLite gives it up when it runs out of room or cannot
+    /// write. What was staged in it is in the log: it is staged again, and committed at once, so that groups that
+    /// fail after this one have nothing to take along while the cause lasts.
     fn regain(&self, front: &mut Front, writer: &mut Writer) -> Result<(), Error> {
         if !writer.holds_nothing() || front.staged == front.applied {
             return Ok(());
