@@ -140,3 +140,22 @@ fn what_is_staged_outlives_a_full_disk() {
     store.flush().unwrap();
     assert_eq!(content(&copy(&store)), expected(&commits));
 }
+
+/// A group that fails takes the open transaction along.
+#[test]
+fn what_is_staged_outlives_a_commit_that_is_refused() {
+    let disk = SimDisk::default();
+    let (store, mut commits) = used(&disk);
+    let (mut workload, random) = (Workload::after(100_000), &mut Random(4));
+    for _ in 0..20 {
+        let refused = store.apply(&commits.iter().collect::<Vec<_>>());
+        assert!(matches!(refused, Err(Error::Rejected(_))), "{refused:?}");
+        let (commit, then) = workload.next(random);
+        store.apply(&[&commit]).unwrap();
+        commits.push(commit);
+        workload = then;
+    }
+    assert_eq!(shown(&store), expected(&commits));
+    store.flush().unwrap();
+    assert_eq!(content(&copy(&store)), expected(&commits));
+}
