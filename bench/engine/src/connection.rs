@@ -140,42 +140,38 @@ fn encode(message: &impl Message) -> Bytes {
 }
 
 fn decode<M: Message + Default>(frame: Bytes) -> Result<M, Status> {
-    let length = frame
-        .get(1..PREFIX)
-        .and_then(|length| length.try_into().ok());
-    let whole = length.map(|length| PREFIX + u32::from_be_bytes(length) as usize);
-    if frame.first() != Some(&0) || whole != Some(frame.len()) {
+    if frame.first() != Some(&0) || frame_length(&frame) != Some(frame.len()) {
         return Err(Status::internal("not one message, uncompressed"));
     }
     M::decode(frame.slice(PREFIX..)).map_err(|error| Status::internal(error.to_string()))
 }
 
-/// An answer's message, with its prefix, and its trailers.
+/// How long a message is, with its prefix, by what is there of it.
+fn frame_length(data: &[u8]) -> Option<usize> {
+    let length = data.get(1..PREFIX)?.try_into().ok()?;
+    Some(PREFIX + u32::from_be_bytes(length) as usize)
+}
+
+/// An answer's message, with its prefix, and its trailers. A message that came at once is not copied.
 async fn read(mut body: RecvStream) -> Result<(Bytes, Option<HeaderMap>), h2::Error> {
     let mut whole = Bytes::new();
     let mut parts = BytesMut::new();
     while let Some(data) = body.data().await.transpose()? {
         body.flow_control().release_capacity(data.len())?;
-        if whole.is_empty() && parts.is_empty() {
-            let length = data
-                .get(1..PREFIX)
-                .and_then(|length| length.try_into().ok());
-            let length = length.map_or(0, u32::from_be_bytes) as usize;
-            if data.len() >= PREFIX + length {
-                whole = data;
-                continue;
-            }
-            parts.reserve(PREFIX + length);
+        if frame_length(&data) == Some(data.len()) && whole.is_empty() && parts.is_empty() {
+            whole = data;
+            continue;
+        }
+        if parts.is_empty() {
+            parts.reserve(frame_length(&data).unwrap_or_default());
         }
         parts.extend_from_slice(&data);
     }
-    let trailers = body.trailers().await?;
-    let message = if parts.is_empty() {
-        whole
-    } else {
-        parts.freeze()
+    let message = match parts.is_empty() {
+        true => whole,
+        false => parts.freeze(),
     };
-    Ok((message, trailers))
+    Ok((message, body.trailers().await?))
 }
 
 fn broken(error: h2::Error) -> Status {

@@ -51,7 +51,7 @@ pub fn is_checked(conn: &Connection) -> rusqlite::Result<bool> {
 }
 
 /// The extended code of a read that was refused; its primary one is `SQLITE_CORRUPT`. A transaction goes on
-/// after it; of the statement that failed, it may hold a part, so roll back to a savepoint before it. (After
+/// after it; of the statement that failed, it may hold a part, so roll back to before it. (After
 /// `SQLITE_CORRUPT` itself SQLite lets the transaction write no more, after a failed read it ends it.)
 pub const DAMAGED: i32 = rusqlite::ffi::SQLITE_CORRUPT | 0x7D << 8;
 

@@ -102,6 +102,15 @@ impl Plan {
             expires: random.one_in(8),
         }
     }
+
+    /// Whose child it is.
+    pub(crate) fn parent(&self, child: &Workflow) -> Option<&Workflow> {
+        let is_it =
+            |step: &Step| matches!(step, Step::Child(at) if self.workflows[*at].id == child.id);
+        self.workflows
+            .iter()
+            .find(|workflow| workflow.steps.iter().any(is_it))
+    }
 }
 
 fn millis(random: &mut Random, most: usize) -> Duration {
@@ -147,17 +156,24 @@ fn draw_workflow(number: usize, workflows: &mut Vec<Workflow>, random: &mut Rand
             _ => {}
         }
     }
-    let is_alone = is_one_run && child.is_none();
     if let Some(at) = child {
         steps[at] = Step::Child(workflows.len());
         workflows.push(draw_child(number, random));
     }
     let mut some = |one_in: usize| random.one_in(one_in).then(|| millis(random, 10_000));
+    let cancelled_after = some(7).filter(|_| is_one_run);
+    let reset_after = some(4).filter(|_| is_one_run);
+    let terminated_after = some(10);
+    let (has_child, is_ended) = (
+        child.is_some(),
+        cancelled_after.or(terminated_after).is_some(),
+    );
     workflows.push(Workflow {
         id: format!("workflow-{number}"),
-        cancelled_after: some(7).filter(|_| is_one_run),
-        reset_after: some(4).filter(|_| is_alone),
-        terminated_after: some(10),
+        cancelled_after,
+        // What ends a workflow ends its child: a run that is made of it then would wait for that child in vain.
+        reset_after: reset_after.filter(|_| !(has_child && is_ended)),
+        terminated_after,
         queries: (0..2)
             .filter_map(|_| some(2))
             .filter(|_| is_one_run)

@@ -39,7 +39,7 @@ fn sound(outcome: &Outcome) {
 /// More of them with the environment variable `SIM_SEEDS`.
 #[test]
 fn nothing_goes_wrong_in_any_seed() {
-    let seeds = std::env::var("SIM_SEEDS").map_or(1_200, |seeds| seeds.parse().unwrap());
+    let seeds = std::env::var("SIM_SEEDS").map_or(3_000, |seeds| seeds.parse().unwrap());
     for_each(0..seeds, |outcome| sound(&outcome));
 }
 

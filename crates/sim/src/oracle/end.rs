@@ -121,7 +121,12 @@ pub(crate) async fn at_the_end(link: &Link) {
                 workflow.id
             ));
         }
-        let most = workflow.continues as usize + 1 + usize::from(workflow.reset_after.is_some());
+        // A parent that is reset may start its child again.
+        let resets = match link.world.plan.parent(workflow) {
+            Some(parent) => parent.reset_after,
+            None => workflow.reset_after,
+        };
+        let most = workflow.continues as usize + 1 + usize::from(resets.is_some());
         if runs.clone().count() > most {
             link.world
                 .find(format!("{} has too many runs", workflow.id));

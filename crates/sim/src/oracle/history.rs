@@ -222,6 +222,11 @@ fn step<'a>(
                 _ => return Err("it was not initiated, or is started already".into()),
             }
         }
+        E::StartChildWorkflowExecutionFailedEventAttributes(a)
+            if open.children.remove(&a.initiated_event_id) != Some(None) =>
+        {
+            return Err("it was not initiated, or is started already".into());
+        }
         E::ChildWorkflowExecutionCompletedEventAttributes(a) => {
             child_ends(open, a.initiated_event_id, a.started_event_id)?;
         }

@@ -35,6 +35,8 @@ pub(super) fn decide(
             E::TimerFiredEventAttributes(a) => Some(a.started_event_id),
             E::ChildWorkflowExecutionCompletedEventAttributes(a) => Some(a.initiated_event_id),
             E::ChildWorkflowExecutionTerminatedEventAttributes(a) => Some(a.initiated_event_id),
+            // After a reset the base's child may be there still.
+            E::StartChildWorkflowExecutionFailedEventAttributes(a) => Some(a.initiated_event_id),
             _ => None,
         })
         .collect();
