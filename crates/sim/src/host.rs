@@ -6,6 +6,7 @@
 //! it is simulated, and none can be forgotten.
 
 use std::cell::{Cell, RefCell};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -114,6 +115,12 @@ pub(crate) fn now() -> u64 {
 /// The wall clock, in nanoseconds of Unix time.
 pub(crate) fn wall() -> i64 {
     i64::try_from(EPOCH * 1_000_000_000 + now()).unwrap_or(i64::MAX)
+}
+
+/// Sleeps until it shows this.
+pub(crate) async fn until(wall_time: i64) {
+    let wait = u64::try_from(wall_time - wall()).unwrap_or(0);
+    tokio::time::sleep(Duration::from_nanos(wait)).await;
 }
 
 #[cfg(target_os = "linux")]

@@ -71,6 +71,7 @@ pub(crate) async fn live(
     remains: &mut Remains,
 ) -> End {
     host::attach();
+    world.with(|shared| shared.disk_bad_until = shared.disk_bad_until.min(host::wall()));
     let chaos = Chaos {
         disk: disk.clone(),
         power: Arc::new(AtomicU64::new(NEVER)),
@@ -201,9 +202,12 @@ async fn serve(
     let end = if oracle::retention::is_awaited(world) {
         End::Done
     } else {
-        work(&link, chaos, store).await
+        work(&link, chaos, store.clone()).await
     };
     if matches!(end, End::Done) && oracle::retention::is_awaited(world) {
+        if world.plan.faults.disk {
+            tokio::spawn(spoil_deletions(world.clone(), chaos.clone(), store));
+        }
         oracle::retention::watch(&link, &chaos.disk).await;
     }
     if server.metrics().contained_failures.get() > 0 {
@@ -216,7 +220,8 @@ async fn serve(
 async fn work(link: &Link, chaos: &Chaos, store: Arc<LoggedStore>) -> End {
     let (world, server) = (&link.world, &link.server);
     if world.plan.faults.disk {
-        tokio::spawn(spoil(world.clone(), chaos.clone(), store));
+        let (calm, chaos) = (world.clone(), chaos.clone());
+        tokio::spawn(spoil(world.clone(), chaos, store, move || !calm.is_calm()));
     }
     workers::begin(link);
     clients::begin(link);
@@ -357,8 +362,24 @@ impl Chaos {
     }
 }
 
-async fn spoil(world: World, chaos: Chaos, store: Arc<LoggedStore>) {
-    while !world.is_calm() {
+/// The disk is bad now and then while the first runs are deleted.
+async fn spoil_deletions(world: World, chaos: Chaos, store: Arc<LoggedStore>) {
+    const BEFORE: i64 = 5_000_000_000;
+    const AFTER: i64 = 120_000_000_000;
+    let Some(first) = oracle::retention::first(&world) else {
+        return;
+    };
+    host::until(first - BEFORE).await;
+    spoil(world, chaos, store, || host::wall() < first + AFTER).await;
+}
+
+async fn spoil(
+    world: World,
+    chaos: Chaos,
+    store: Arc<LoggedStore>,
+    goes_on: impl Fn() -> bool + Send,
+) {
+    while goes_on() {
         world.dawdle(2_000).await;
         let limit = world.one_in(4);
         match world.below(5) {
@@ -381,12 +402,14 @@ async fn spoil(world: World, chaos: Chaos, store: Arc<LoggedStore>) {
             let _ = store.limit_pages(Some(1));
         }
         world.say("the disk is bad");
+        world.with(|shared| shared.disk_bad_until = i64::MAX);
         world.dawdle(1_500).await;
         chaos.set(Faults::default());
         world.with(|shared| shared.latency_ms = 2);
         if limit {
             let _ = store.limit_pages(None);
         }
+        world.with(|shared| shared.disk_bad_until = host::wall());
         world.say("the disk is good");
     }
 }

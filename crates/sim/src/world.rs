@@ -43,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) retention: Option<Retention>,
     /// How long a flush of the log takes at most.
     pub(crate) latency_ms: usize,
+    /// By the wall clock; later than all times while it is bad.
+    pub(crate) disk_bad_until: i64,
     /// How many commits there were at the last moment at which there was one.
     rush: (u64, usize),
     pub(crate) stats: Stats,
@@ -142,6 +144,7 @@ impl World {
                 held: BTreeMap::new(),
                 last_held: 0,
                 caches: (0..plan.workers).map(|_| Cache::default()).collect(),
+                disk_bad_until: 0,
                 is_over: false,
                 ledger: Ledger::default(),
                 retention: None,

@@ -74,6 +74,14 @@ pub(crate) fn is_awaited(world: &World) -> bool {
     world.with(|shared| shared.retention.is_some())
 }
 
+/// When the first run is to be deleted.
+pub(crate) fn first(world: &World) -> Option<i64> {
+    world.with(|shared| {
+        let retention = shared.retention.as_ref()?;
+        retention.closed.iter().map(|run| run.expires).min()
+    })
+}
+
 /// Whether this life is to end while runs are deleted.
 pub(crate) fn ends_early(world: &World) -> bool {
     world.with(|shared| {
@@ -102,10 +110,13 @@ pub(crate) async fn watch(link: &Link, disk: &SimDisk) {
                 // Nobody hears of anything any more.
                 return std::future::pending().await;
             }
+            let bad_until = world.with(|shared| shared.disk_bad_until);
+            let due = run.expires.max(begun).max(bad_until);
             let what = match &there {
+                Err(_) if bad_until >= before => continue,
                 Err(what) => what,
                 Ok(true) if run.gone => "is back",
-                Ok(true) if before > run.expires.max(begun) + LATE => "is there after its time",
+                Ok(true) if before > due.saturating_add(LATE) => "is there after its time",
                 Ok(false) if host::wall() < run.expires => "was deleted before its time",
                 Ok(_) => "",
             };
@@ -127,7 +138,7 @@ pub(crate) async fn watch(link: &Link, disk: &SimDisk) {
         let due = closed.iter().any(|run| run.expires <= now && !run.gone);
         let next = early.filter(|early| *early > now).min();
         let soon = now + 5_000_000_000;
-        until(match next {
+        host::until(match next {
             Some(next) if due => next.min(soon),
             Some(next) => next,
             None => soon,
@@ -135,18 +146,20 @@ pub(crate) async fn watch(link: &Link, disk: &SimDisk) {
         .await;
     }
     world.with(|shared| shared.stats.expired += closed.len() as u64);
-    let listed = list(link, "").await;
+    let listed = loop {
+        let before = host::wall();
+        let listed = list(link, "").await;
+        if listed.is_some() || world.with(|shared| shared.disk_bad_until) < before {
+            break listed;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
     let open = world.with(|shared| shared.retention.as_ref().map(|r| r.open));
     if listed != open {
         world.find(format!(
             "{listed:?} runs are listed after the retention, {open:?} are open"
         ));
     }
-}
-
-async fn until(wall: i64) {
-    let wait = u64::try_from(wall - host::wall()).unwrap_or(0);
-    tokio::time::sleep(Duration::from_nanos(wait)).await;
 }
 
 /// All ways of asking have to agree, a second later at most: it may be deleted between two of them.
