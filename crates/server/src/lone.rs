@@ -137,6 +137,9 @@ impl Lone {
     /// Blocks a thread for as long as a caller is alone.
     fn stand_aside(&self, time: u64) {
         let mut state = self.state.lock();
+        if state.time != time {
+            return;
+        }
         let watch = !std::mem::replace(&mut state.watched, true);
         let mut seen = state.commits;
         while state.aside && state.time == time {
@@ -247,6 +250,18 @@ mod tests {
         });
         assert!(refused);
         assert_eq!(aside(&lone), None);
+    }
+
+    #[test]
+    fn who_comes_too_late_does_not_count_as_the_one_who_looks() {
+        let lone = Lone::new(true, 2);
+        while !lone.state.lock().aside {
+            thread::sleep(NAP);
+            lone.committed(true);
+        }
+        let time = lone.state.lock().time;
+        lone.stand_aside(time - 1);
+        assert!(!lone.state.lock().watched);
     }
 
     #[test]
