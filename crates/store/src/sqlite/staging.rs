@@ -36,6 +36,20 @@ impl SqliteStore {
     }
 }
 
+/// Takes the open transaction along when it is dropped and was not kept, also by a panic.
+struct Group<'a> {
+    writer: &'a mut Writer,
+    is_kept: bool,
+}
+
+impl Drop for Group<'_> {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.writer.discard();
+        }
+    }
+}
+
 fn run(conn: &Connection, sql: &str) -> Result<(), Error> {
     conn.prepare_cached(sql)?.execute([])?;
     Ok(())
@@ -62,11 +76,15 @@ impl Writer {
         if self.conn.is_autocommit() {
             run(&self.conn, "BEGIN IMMEDIATE")?;
         }
-        let staged = write::apply(&self.conn, &mut self.known, commits).and_then(|()| persist());
-        if staged.is_err() {
-            self.discard();
-        }
-        staged
+        let mut group = Group {
+            writer: self,
+            is_kept: false,
+        };
+        let writer = &mut *group.writer;
+        write::apply(&writer.conn, &mut writer.known, commits)?;
+        persist()?;
+        group.is_kept = true;
+        Ok(())
     }
 
     /// Commits what is staged, which ends with frame `lsn`. On an error all of it may be lost.

@@ -159,3 +159,16 @@ fn what_is_staged_outlives_a_commit_that_is_refused() {
     store.flush().unwrap();
     assert_eq!(content(&copy(&store)), expected(&commits));
 }
+
+#[test]
+fn what_is_staged_outlives_a_panic() {
+    let disk = SimDisk::default();
+    let (store, commits) = used(&disk);
+    let (commit, _) = Workload::after(100_000).next(&mut Random(4));
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let mut writer = store.shared.sqlite.writer();
+        writer.stage(&[&commit], || panic!("the log panicked"))
+    }));
+    assert!(panicked.is_err());
+    assert_eq!(shown(&store), expected(&commits));
+}
